@@ -1,0 +1,12 @@
+//! The gateway in each home.
+
+pub mod app;
+pub mod catalog;
+pub mod config;
+pub mod devices;
+pub mod exchange;
+pub mod library;
+pub mod link;
+pub mod playback;
+pub mod rights;
+pub mod web;

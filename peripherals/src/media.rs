@@ -1,0 +1,647 @@
+//! Media on devices and playing on devices, in words that no protocol owns: what [`MediaSource`] lists and fetches,
+//! what [`Renderer`] plays (F3, F63). Adapters translate to and from these.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use serde::{Deserialize, Serialize};
+
+use crate::http::HttpError;
+use crate::upnp::{CallError, MediaRenderer, MediaServer, Walk};
+use crate::url::DeviceUrl;
+
+/// Longest object id accepted from a device, in bytes.
+pub const MAX_OBJECT_ID_BYTES: usize = 1024;
+
+/// Most entries that one page asks for and keeps.
+pub const MAX_PAGE: u32 = 200;
+
+/// The device's own name for a container or an item; opaque.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ObjectId(pub(crate) String);
+
+impl ObjectId {
+    /// The top container of every source.
+    pub fn root() -> Self {
+        Self("0".to_owned())
+    }
+
+    /// An id from stored text. `None` when empty or longer than [`MAX_OBJECT_ID_BYTES`].
+    pub fn new(text: &str) -> Option<Self> {
+        (!text.is_empty() && text.len() <= MAX_OBJECT_ID_BYTES).then(|| Self(text.to_owned()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a person does with a piece of media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MediaKind {
+    /// Listens to it.
+    Audio,
+    /// Looks at it.
+    Image,
+    /// Watches it.
+    Video,
+    /// Anything else: text, playlists, any other file.
+    Data,
+}
+
+impl MediaKind {
+    /// The kind that a MIME type belongs to.
+    pub fn of_mime(mime: &str) -> Self {
+        let main = mime.split('/').next().unwrap_or_default();
+        if main.eq_ignore_ascii_case("audio") {
+            Self::Audio
+        } else if main.eq_ignore_ascii_case("image") {
+            Self::Image
+        } else if main.eq_ignore_ascii_case("video") {
+            Self::Video
+        } else {
+            Self::Data
+        }
+    }
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    /// A folder, album, date …
+    Container(Container),
+    /// Something to play.
+    Item(Item),
+}
+
+/// A container of a source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Container {
+    /// The device's name for it.
+    pub id: ObjectId,
+    /// Its title, one line.
+    pub title: String,
+    /// How many children the device says it has. A hint.
+    pub child_count: Option<u32>,
+}
+
+/// An item of a source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// The device's name for it. One file may be listed under several ids: see [`Item::original`] and `original_id`.
+    pub id: ObjectId,
+    /// The item that this one refers to, where the device says so.
+    pub original_id: Option<ObjectId>,
+    /// Its title, one line.
+    pub title: String,
+    /// `upnp:class`, such as `object.item.videoItem`.
+    pub class: String,
+    /// What it is.
+    pub kind: MediaKind,
+    /// When it was taken or published, in the device's local time.
+    pub date: Option<jiff::civil::DateTime>,
+    /// Artist or creator.
+    pub artist: Option<String>,
+    /// Album.
+    pub album: Option<String>,
+    /// The forms in which the device offers it. Those off the device's own address were left out.
+    pub resources: Vec<Resource>,
+}
+
+impl Item {
+    /// The untouched file: not a thumbnail, not a conversion. The largest, where sizes are told.
+    pub fn original(&self) -> Option<&Resource> {
+        let originals = || self.resources.iter().filter(|r| !r.converted);
+        let largest = originals()
+            .filter(|r| r.size_bytes.is_some())
+            .max_by_key(|r| r.size_bytes);
+        largest
+            .or_else(|| originals().next())
+            .or_else(|| self.resources.first())
+    }
+}
+
+/// One form of an item: a URL on the device with what is known about the bytes behind it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource {
+    /// Where it is.
+    pub url: DeviceUrl,
+    /// MIME type as told in its protocolInfo, lower case.
+    pub mime: String,
+    /// The whole protocolInfo, for a renderer (UPnP ConnectionManager:1 §2.5.2).
+    pub protocol_info: String,
+    /// Size, where told. A hint until it was fetched.
+    pub size_bytes: Option<u64>,
+    /// Playing time, where told.
+    pub duration: Option<Duration>,
+    /// Width and height in pixels, where told.
+    pub resolution: Option<(u32, u32)>,
+    /// Made from the original by the device (thumbnail, transcode): `DLNA.ORG_CI=1`.
+    pub converted: bool,
+}
+
+/// Which page of a listing is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Index of the first entry.
+    pub start: u32,
+    /// Most entries; cut to [`MAX_PAGE`].
+    pub count: u32,
+}
+
+impl Default for PageRequest {
+    fn default() -> Self {
+        Self {
+            start: 0,
+            count: 100,
+        }
+    }
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Page {
+    /// The entries that could be read.
+    pub entries: Vec<Entry>,
+    /// How many the device says there are in all. 0 and no entry: an empty container.
+    pub total: u32,
+    /// Where the next page starts, if there is one.
+    pub next: Option<u32>,
+    /// Entries and resources left out: unreadable, or pointing off the device.
+    pub refused: u32,
+}
+
+/// Bounds of a walk through everything that a source has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkLimits {
+    /// Deepest container below the root.
+    pub depth: u32,
+    /// Most containers opened.
+    pub containers: u32,
+    /// Most items given out.
+    pub items: u32,
+}
+
+impl Default for WalkLimits {
+    fn default() -> Self {
+        Self {
+            depth: 16,
+            containers: 10_000,
+            items: 100_000,
+        }
+    }
+}
+
+/// Why listing failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// The container or item is no longer there: list its parent again.
+    #[error("{device} no longer has this entry. List it again from the top.")]
+    NotFound {
+        /// The device's name.
+        device: String,
+    },
+    /// The device does not answer: try later, or ask its owner to switch it on.
+    #[error(
+        "{device} does not answer. Check that it is switched on and connected; what was listed before is kept."
+    )]
+    Unreachable {
+        /// The device's name.
+        device: String,
+        /// What happened.
+        #[source]
+        source: CallError,
+    },
+    /// The device answered with something unusable.
+    #[error(
+        "{device} sent a listing that cannot be read. Restart or update it; what was listed before is kept."
+    )]
+    BadAnswer {
+        /// The device's name.
+        device: String,
+        /// What happened.
+        #[source]
+        source: CallError,
+    },
+}
+
+/// What to fetch of a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchRequest {
+    /// First byte wanted: 0, or how much is already here.
+    pub from: u64,
+    /// The validator of the earlier part ([`Fetched::validator`]): a changed file then starts again at 0.
+    pub validator: Option<String>,
+    /// Most bytes accepted, of the whole file.
+    pub max_bytes: u64,
+}
+
+impl FetchRequest {
+    /// The whole file, at most `max_bytes`.
+    pub fn whole(max_bytes: u64) -> Self {
+        Self {
+            from: 0,
+            validator: None,
+            max_bytes,
+        }
+    }
+}
+
+/// An asset on its way from a device.
+pub struct Fetched {
+    /// Content-Type of the answer, without parameters, lower case.
+    pub mime: Option<String>,
+    /// Where the body starts in the file. Differs from what was asked (it is 0) when the device ignored the range or
+    /// the file changed: drop what was kept and start again.
+    pub offset: u64,
+    /// Size of the whole file, where the device told it.
+    pub total_bytes: Option<u64>,
+    /// ETag or Last-Modified, to resume only the same file.
+    pub validator: Option<String>,
+    /// The bytes.
+    pub body: AssetBody,
+}
+
+impl fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetched")
+            .field("mime", &self.mime)
+            .field("offset", &self.offset)
+            .field("total_bytes", &self.total_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bytes of an asset, bounded. After an error it ends; bytes given out before it are the file's beginning and may
+/// be kept to resume from, except after [`FetchError::WrongSize`].
+pub struct AssetBody {
+    inner: Pin<Box<dyn Stream<Item = Result<Bytes, FetchError>> + Send>>,
+}
+
+impl AssetBody {
+    pub(crate) fn new(
+        stream: impl Stream<Item = Result<Bytes, FetchError>> + Send + 'static,
+    ) -> Self {
+        Self {
+            inner: Box::pin(stream),
+        }
+    }
+}
+
+impl Stream for AssetBody {
+    type Item = Result<Bytes, FetchError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.inner.as_mut().poll_next(cx)
+    }
+}
+
+/// Why fetching an asset failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The connection failed, stalled or broke: what came is kept, resume later.
+    #[error(
+        "{device} stopped sending. What arrived is kept; it goes on when the device answers again."
+    )]
+    Interrupted {
+        /// The device's name.
+        device: String,
+        /// What happened.
+        #[source]
+        source: HttpError,
+    },
+    /// The device refused or has the file no more: list again.
+    #[error("{device} does not give this file (HTTP status {status}). List its media again.")]
+    Refused {
+        /// The device's name.
+        device: String,
+        /// HTTP status.
+        status: u16,
+    },
+    /// The URL is not on the device (any more), or the device redirects: list again.
+    #[error(
+        "{device} points to an address that is not its own; nothing was fetched. List its media again."
+    )]
+    Elsewhere {
+        /// The device's name.
+        device: String,
+    },
+    /// Larger than allowed.
+    #[error("The file on {device} is larger than the {limit} bytes allowed; it was not imported.")]
+    TooLarge {
+        /// The device's name.
+        device: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// The device told one size and sent another: nothing of it can be trusted.
+    #[error("{device} declared {declared} bytes but sent {}. The file was not imported; try again.", size_words(*.declared, *.received))]
+    WrongSize {
+        /// The device's name.
+        device: String,
+        /// What it declared.
+        declared: u64,
+        /// What came; more than declared means "at least one more".
+        received: u64,
+    },
+}
+
+fn size_words(declared: u64, received: u64) -> String {
+    if received > declared {
+        "more".to_owned()
+    } else {
+        format!("only {received}")
+    }
+}
+
+/// A device as a source of media: one variant per adapter.
+#[derive(Clone, Debug)]
+pub enum MediaSource {
+    /// A UPnP AV MediaServer.
+    Upnp(MediaServer),
+}
+
+impl MediaSource {
+    /// The name of the device or program.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Upnp(server) => server.name(),
+        }
+    }
+
+    /// One page of a container's children.
+    pub async fn list(&self, container: &ObjectId, page: PageRequest) -> Result<Page, ListError> {
+        match self {
+            Self::Upnp(server) => server.list(container, page).await,
+        }
+    }
+
+    /// One item again by its id, for instance to fetch it after the device got a new address.
+    pub async fn item(&self, id: &ObjectId) -> Result<Item, ListError> {
+        match self {
+            Self::Upnp(server) => server.item(id).await,
+        }
+    }
+
+    /// Everything that the source has, each file once, within `limits`; safe against cycles.
+    pub fn walk(&self, limits: WalkLimits) -> Walk {
+        match self {
+            Self::Upnp(server) => server.walk(limits),
+        }
+    }
+
+    /// Opens a resource for streaming. `resource` must come from this device.
+    pub async fn fetch(
+        &self,
+        resource: &Resource,
+        request: FetchRequest,
+    ) -> Result<Fetched, FetchError> {
+        match self {
+            Self::Upnp(server) => server.fetch(resource, request).await,
+        }
+    }
+}
+
+/// What to play: a URL that the renderer can reach, with what it may show about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlayRequest {
+    /// Where the renderer fetches it; any host that it can reach.
+    pub url: String,
+    /// Title to show.
+    pub title: String,
+    /// What it is.
+    pub kind: MediaKind,
+    /// MIME type of the bytes at `url`.
+    pub mime: String,
+    /// Size of the whole, where known.
+    pub size_bytes: Option<u64>,
+    /// Playing time, where known.
+    pub duration: Option<Duration>,
+}
+
+/// What a renderer is doing (UPnP AVTransport:1 §2.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransportState {
+    /// Loaded, not playing.
+    Stopped,
+    /// Playing.
+    Playing,
+    /// Between two states: loading, seeking.
+    Transitioning,
+    /// Paused.
+    Paused,
+    /// Nothing to play was set.
+    NoMedia,
+    /// Recording, or paused while recording.
+    Recording,
+    /// A word of the maker's own.
+    Other,
+}
+
+/// What a renderer plays and where it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlaybackStatus {
+    /// What it is doing.
+    pub state: TransportState,
+    /// Whether the renderer itself reports an error (`CurrentTransportStatus`).
+    pub failed: bool,
+    /// Position in the current track, where told.
+    pub position: Option<Duration>,
+    /// Length of the current track, where told.
+    pub duration: Option<Duration>,
+    /// The URL that it plays. Not ours: somebody else took the renderer.
+    pub url: Option<String>,
+}
+
+/// Loudness in percent of the renderer's own range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Volume(u8);
+
+impl Volume {
+    /// `percent` cut to 100.
+    pub fn percent(percent: u8) -> Self {
+        Self(percent.min(100))
+    }
+
+    /// 0 to 100.
+    pub fn as_percent(self) -> u8 {
+        self.0
+    }
+}
+
+/// Whether a renderer is silenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mute {
+    /// Silenced.
+    On,
+    /// Heard.
+    Off,
+}
+
+/// Why a renderer did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// It does not answer.
+    #[error(
+        "{device} does not answer. Check that it is switched on and connected, then try again."
+    )]
+    Unreachable {
+        /// The device's name.
+        device: String,
+        /// What happened.
+        #[source]
+        source: CallError,
+    },
+    /// It cannot play this format: another form of the title may work.
+    #[error("{device} cannot play this format.")]
+    Format {
+        /// The device's name.
+        device: String,
+        /// What happened.
+        #[source]
+        source: CallError,
+    },
+    /// It could not read the media from the gateway.
+    #[error(
+        "{device} could not fetch the title from the gateway. Check that both are on the same network."
+    )]
+    MediaUnreachable {
+        /// The device's name.
+        device: String,
+        /// What happened.
+        #[source]
+        source: CallError,
+    },
+    /// Not possible in its present state.
+    #[error("{device} cannot do this right now. Wait a moment or start the title again.")]
+    NotNow {
+        /// The device's name.
+        device: String,
+        /// What happened.
+        #[source]
+        source: CallError,
+    },
+    /// It has no such function at all.
+    #[error("{device} does not offer this function.")]
+    Unsupported {
+        /// The device's name.
+        device: String,
+    },
+    /// It refused for another reason, or its answer is unreadable.
+    #[error("{device} refused: {source}.")]
+    Refused {
+        /// The device's name.
+        device: String,
+        /// What happened.
+        source: CallError,
+    },
+}
+
+/// A device that plays what it is given: one variant per adapter.
+#[derive(Clone, Debug)]
+pub enum Renderer {
+    /// A UPnP AV MediaRenderer.
+    Upnp(MediaRenderer),
+}
+
+impl Renderer {
+    /// The name of the device or program.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Upnp(renderer) => renderer.name(),
+        }
+    }
+
+    /// MIME types that it says it plays, lower case, sorted; empty when it did not tell. May hold `*` and `video/*`.
+    /// A hint to choose by, not a reason to refuse: renderers forget types that they play.
+    pub fn formats(&self) -> &[String] {
+        match self {
+            Self::Upnp(renderer) => renderer.formats(),
+        }
+    }
+
+    /// Loads `what` without starting it. The state is then [`TransportState::Stopped`].
+    pub async fn load(&self, what: &PlayRequest) -> Result<(), RenderError> {
+        match self {
+            Self::Upnp(renderer) => renderer.load(what).await,
+        }
+    }
+
+    /// Starts or resumes.
+    pub async fn play(&self) -> Result<(), RenderError> {
+        match self {
+            Self::Upnp(renderer) => renderer.play().await,
+        }
+    }
+
+    /// Pauses.
+    pub async fn pause(&self) -> Result<(), RenderError> {
+        match self {
+            Self::Upnp(renderer) => renderer.pause().await,
+        }
+    }
+
+    /// Stops.
+    pub async fn stop(&self) -> Result<(), RenderError> {
+        match self {
+            Self::Upnp(renderer) => renderer.stop().await,
+        }
+    }
+
+    /// Goes to `position` in the current track; whole seconds.
+    pub async fn seek(&self, position: Duration) -> Result<(), RenderError> {
+        match self {
+            Self::Upnp(renderer) => renderer.seek(position).await,
+        }
+    }
+
+    /// What it does now.
+    pub async fn status(&self) -> Result<PlaybackStatus, RenderError> {
+        match self {
+            Self::Upnp(renderer) => renderer.status().await,
+        }
+    }
+
+    /// How loud it is.
+    pub async fn volume(&self) -> Result<Volume, RenderError> {
+        match self {
+            Self::Upnp(renderer) => renderer.volume().await,
+        }
+    }
+
+    /// Sets how loud it is.
+    pub async fn set_volume(&self, volume: Volume) -> Result<(), RenderError> {
+        match self {
+            Self::Upnp(renderer) => renderer.set_volume(volume).await,
+        }
+    }
+
+    /// Whether it is silenced.
+    pub async fn mute(&self) -> Result<Mute, RenderError> {
+        match self {
+            Self::Upnp(renderer) => renderer.mute().await,
+        }
+    }
+
+    /// Silences it or not.
+    pub async fn set_mute(&self, mute: Mute) -> Result<(), RenderError> {
+        match self {
+            Self::Upnp(renderer) => renderer.set_mute(mute).await,
+        }
+    }
+}

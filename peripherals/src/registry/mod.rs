@@ -1,0 +1,445 @@
+//! The one registry of devices: decides what sightings mean. Pure: no I/O, no clock; `now` is passed in (F2, F5).
+//!
+//! A *part* is one program that announces itself (a UPnP root device, a DNS-SD service). A *device* is the physical
+//! thing: parts at one address with one hardware address are one device. [`Registry::apply`] takes an [`Input`] and
+//! returns what to do ([`Action`]) and what changed ([`Event`]); [`Registry::snapshot`] is the list for others.
+//!
+//! Nothing is believed too easily: a part that answers at one address cannot be taken over, or said goodbye for, from
+//! another; a silent part is asked before it counts as gone; sightings are counted per address.
+
+mod part;
+mod upnp;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::device::{Access, Device, DeviceClass, DeviceKey, DeviceState, MacAddress};
+use crate::discovery::wire::Advert;
+use crate::upnp::{DescribeError, Described};
+use crate::url::DeviceUrl;
+use part::{Origin, PartRow, assemble, compare, new_row};
+
+/// Most parts kept, those that went included.
+pub const MAX_PARTS: usize = 512;
+/// Most parts at one address: a TV announces about ten.
+pub const MAX_PARTS_PER_ADDRESS: usize = 16;
+/// Most names (UDNs) kept of one part: the root device and its embedded ones.
+pub const MAX_NAMES_PER_PART: usize = 32;
+/// Sightings that one address may send at once; a TV repeats some 30 on power-up.
+pub const SIGHTING_BURST: u32 = 200;
+/// Sightings per second that one address may send steadily.
+pub const SIGHTINGS_PER_SECOND: u32 = 20;
+/// Most addresses whose sightings are counted; beyond it new addresses are ignored until others fall silent.
+pub const MAX_SOURCES: usize = 1024;
+/// A part silent for so long, though it was searched for three times, is asked directly.
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(100);
+/// A working description is read again after so long, for a new name.
+pub const DESCRIPTION_AGE: Duration = Duration::from_mins(15);
+/// First pause after a description that could not be had; it doubles.
+pub const FIRST_RETRY: Duration = Duration::from_secs(20);
+/// A device that said goodbye and is heard again after so long is asked at once: it restarted.
+pub const GOODBYE_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause between tries.
+pub const LAST_RETRY: Duration = Duration::from_mins(10);
+/// A part that went is kept for so long, for the page.
+pub const GONE_KEPT: Duration = Duration::from_hours(24);
+
+/// The time of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic, since any fixed moment: decides expiry, so that a clock that jumps loses no device.
+    pub monotonic: Duration,
+    /// For people.
+    pub wall: Timestamp,
+}
+
+/// A DNS-SD service that was resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSighting {
+    /// Stable key.
+    pub key: DeviceKey,
+    /// Its full name on the network, by which it is removed.
+    pub fullname: String,
+    /// Service type without domain.
+    pub service: String,
+    /// Name for people.
+    pub name: String,
+    /// What the service type says it is.
+    pub class: DeviceClass,
+    /// Maker, where told.
+    pub maker: Option<String>,
+    /// Model, where told.
+    pub model: Option<String>,
+    /// Serial number, where told.
+    pub serial: Option<String>,
+    /// Addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Port.
+    pub port: u16,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// SSDP was heard.
+    Advert {
+        /// What.
+        advert: Advert,
+        /// Where the datagram came from.
+        source: IpAddr,
+    },
+    /// A description that was asked for came, or not.
+    Described {
+        /// Where it was asked.
+        location: DeviceUrl,
+        /// The answer.
+        result: Box<Result<Described, DescribeError>>,
+    },
+    /// DNS-SD resolved a service.
+    Service(ServiceSighting),
+    /// DNS-SD says that a service is gone.
+    ServiceGone {
+        /// Its full name on the network.
+        fullname: String,
+    },
+    /// The neighbour table as it is now.
+    Neighbours(Vec<(IpAddr, MacAddress)>),
+    /// This machine's own addresses: programs there are not merged into one device.
+    OwnAddresses(BTreeSet<IpAddr>),
+    /// Somebody failed to reach this device: ask it.
+    Recheck(DeviceKey),
+    /// Time passed.
+    Tick,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Fetch the description there and feed [`Input::Described`], exactly once.
+    Describe(DeviceUrl),
+}
+
+/// Something that changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A device came, or came back.
+    Appeared(DeviceKey),
+    /// Its name, class, address, problem … changed.
+    Changed(DeviceKey),
+    /// It went.
+    Gone(DeviceKey),
+}
+
+/// What [`Registry::apply`] decided.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// To do.
+    pub actions: Vec<Action>,
+    /// To tell.
+    pub events: Vec<Event>,
+}
+
+/// Counts sightings of one address.
+#[derive(Debug)]
+struct Bucket {
+    tokens: u32,
+    filled_at: Duration,
+}
+
+/// The registry.
+#[derive(Debug, Default)]
+pub struct Registry {
+    parts: BTreeMap<DeviceKey, PartRow>,
+    groups: BTreeMap<u64, Device>,
+    next_group: u64,
+    sources: BTreeMap<IpAddr, Bucket>,
+    neighbours: BTreeMap<IpAddr, MacAddress>,
+    own: BTreeSet<IpAddr>,
+    ignored: BTreeSet<DeviceKey>,
+    touched: BTreeSet<u64>,
+}
+
+impl Registry {
+    /// An empty registry that never lists `ignored` (this gateway's own announcements).
+    pub fn new(ignored: BTreeSet<DeviceKey>) -> Self {
+        Self {
+            ignored,
+            ..Self::default()
+        }
+    }
+
+    /// All devices, those that went lately included, in the order in which they were first seen.
+    pub fn snapshot(&self) -> Vec<Device> {
+        self.groups.values().cloned().collect()
+    }
+
+    /// Takes in what happened at `now`.
+    pub fn apply(&mut self, input: Input, now: Now) -> Decision {
+        let mut actions = Vec::new();
+        match input {
+            Input::Advert { advert, source } => {
+                if self.may_speak(source, now) {
+                    self.advert(advert, source, now, &mut actions);
+                }
+            }
+            Input::Described { location, result } => self.described(&location, *result, now),
+            Input::Service(sighting) => self.service(sighting, now),
+            Input::ServiceGone { fullname } => self.service_gone(&fullname),
+            Input::Neighbours(table) => self.neighbours(table),
+            Input::OwnAddresses(own) => self.own = own,
+            Input::Recheck(key) => self.recheck(&key, now, &mut actions),
+            Input::Tick => self.tick(now, &mut actions),
+        }
+        Decision {
+            actions,
+            events: self.settle(),
+        }
+    }
+
+    /// Token bucket per address.
+    fn may_speak(&mut self, source: IpAddr, now: Now) -> bool {
+        if !self.sources.contains_key(&source) && self.sources.len() >= MAX_SOURCES {
+            return false;
+        }
+        let bucket = self.sources.entry(source).or_insert(Bucket {
+            tokens: SIGHTING_BURST,
+            filled_at: now.monotonic,
+        });
+        let earned = now.monotonic.saturating_sub(bucket.filled_at).as_secs();
+        if earned > 0 {
+            let earned = u32::try_from(earned)
+                .unwrap_or(u32::MAX)
+                .saturating_mul(SIGHTINGS_PER_SECOND);
+            bucket.tokens = bucket.tokens.saturating_add(earned).min(SIGHTING_BURST);
+            bucket.filled_at = now.monotonic;
+        }
+        let may = bucket.tokens > 0;
+        bucket.tokens = bucket.tokens.saturating_sub(1);
+        may
+    }
+
+    fn remove(&mut self, key: &DeviceKey) {
+        if let Some(part) = self.parts.remove(key) {
+            self.touched.extend(part.group);
+        }
+    }
+
+    fn service(&mut self, sighting: ServiceSighting, now: Now) {
+        let known = self.parts.contains_key(&sighting.key);
+        let Some(first) = sighting.addresses.first().copied() else {
+            return;
+        };
+        if self.ignored.contains(&sighting.key) || (!known && !self.make_room(first, now)) {
+            return;
+        }
+        let key = sighting.key.clone();
+        let part = self.parts.entry(key.clone()).or_insert_with(|| {
+            new_row(
+                key.clone(),
+                Origin::DnsSd {
+                    fullname: String::new(),
+                },
+                now,
+            )
+        });
+        part.origin = Origin::DnsSd {
+            fullname: sighting.fullname,
+        };
+        part.heard(now);
+        part.state = DeviceState::Online;
+        part.addresses = sighting.addresses;
+        part.name = sighting.name;
+        part.class = sighting.class;
+        part.maker = sighting.maker;
+        part.model = sighting.model;
+        part.serial = sighting.serial;
+        part.access = Access::DnsSd {
+            service: sighting.service,
+            port: sighting.port,
+        };
+        self.join_group(&key);
+    }
+
+    fn service_gone(&mut self, gone: &str) {
+        for part in self.parts.values_mut() {
+            if matches!(&part.origin, Origin::DnsSd { fullname } if fullname == gone) {
+                part.state = DeviceState::Gone;
+                self.touched.extend(part.group);
+            }
+        }
+    }
+
+    fn neighbours(&mut self, table: Vec<(IpAddr, MacAddress)>) {
+        self.neighbours = table.into_iter().collect();
+        for part in self
+            .parts
+            .values_mut()
+            .filter(|part| part.state == DeviceState::Online)
+        {
+            let mac = part
+                .addresses
+                .iter()
+                .find_map(|ip| self.neighbours.get(ip))
+                .copied();
+            if part.mac.is_none() && mac.is_some() {
+                part.mac = mac;
+                self.touched.extend(part.group);
+            }
+        }
+    }
+
+    fn recheck(&mut self, key: &DeviceKey, now: Now, actions: &mut Vec<Action>) {
+        let group = self
+            .groups
+            .iter()
+            .find(|(_, device)| device.is(key))
+            .map(|(id, _)| *id);
+        for part in self
+            .parts
+            .values_mut()
+            .filter(|part| group.is_some() && part.group == group)
+        {
+            if let Some(upnp) = part.upnp()
+                && !upnp.asking
+            {
+                upnp.ask(now, actions);
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Now, actions: &mut Vec<Action>) {
+        for part in self.parts.values_mut() {
+            let silent = part.silent_for(now);
+            let online = part.state == DeviceState::Online;
+            let group = part.group;
+            let Some(upnp) = part.upnp() else { continue };
+            if !online || upnp.asking || silent < upnp.max_age.min(SILENCE_LIMIT) {
+                continue;
+            }
+            if upnp.described_at.is_none() || upnp.location.is_none() {
+                part.state = DeviceState::Gone;
+                self.touched.extend(group);
+            } else if now.monotonic >= upnp.ask_again_at {
+                upnp.ask(now, actions);
+            }
+        }
+        let too_old =
+            |part: &PartRow| part.state == DeviceState::Gone && part.silent_for(now) >= GONE_KEPT;
+        let old: Vec<_> = self
+            .parts
+            .values()
+            .filter(|p| too_old(p))
+            .map(|p| p.key.clone())
+            .collect();
+        for key in old {
+            self.remove(&key);
+        }
+        let idle = Duration::from_secs(u64::from(SIGHTING_BURST / SIGHTINGS_PER_SECOND));
+        self.sources
+            .retain(|_, bucket| now.monotonic.saturating_sub(bucket.filled_at) < idle);
+    }
+
+    /// Whether a new part at `address` may be kept; drops the least useful one if need be.
+    fn make_room(&mut self, address: IpAddr, now: Now) -> bool {
+        let here = self
+            .parts
+            .values()
+            .filter(|part| part.addresses.contains(&address))
+            .count();
+        if here >= MAX_PARTS_PER_ADDRESS {
+            return false;
+        }
+        if self.parts.len() < MAX_PARTS {
+            return true;
+        }
+        // Gone first, then those that never worked; the longest silent of them.
+        let worth = |part: &PartRow| match (part.state, &part.access) {
+            (DeviceState::Gone, _) => 0,
+            (DeviceState::Online, Access::None) => 1,
+            (DeviceState::Online, _) => 2,
+        };
+        let least = self
+            .parts
+            .values()
+            .filter(|part| worth(part) < 2)
+            .min_by_key(|part| (worth(part), std::cmp::Reverse(part.silent_for(now))))
+            .map(|part| part.key.clone());
+        match least {
+            Some(key) => {
+                self.remove(&key);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Puts a part that something is known about into the device it belongs to.
+    fn join_group(&mut self, key: &DeviceKey) {
+        let Some(part) = self.parts.get(key) else {
+            return;
+        };
+        let mac = part.mac.or_else(|| {
+            part.addresses
+                .iter()
+                .find_map(|ip| self.neighbours.get(ip))
+                .copied()
+        });
+        let group = part
+            .group
+            .or_else(|| self.group_at(&part.addresses, mac))
+            .unwrap_or_else(|| {
+                self.next_group += 1;
+                self.next_group
+            });
+        let part = self.parts.get_mut(key).expect("looked up above");
+        part.mac = mac;
+        part.group = Some(group);
+        self.touched.insert(group);
+    }
+
+    /// The device that answers at one of `addresses` and has no other hardware address.
+    fn group_at(&self, addresses: &BTreeSet<IpAddr>, mac: Option<MacAddress>) -> Option<u64> {
+        let tells = |ip: &&IpAddr| !ip.is_loopback() && !self.own.contains(*ip);
+        let shared: BTreeSet<IpAddr> = addresses.iter().filter(tells).copied().collect();
+        self.parts
+            .values()
+            .filter(|part| part.group.is_some())
+            .filter(|part| part.addresses.intersection(&shared).next().is_some())
+            .find(|part| match (part.mac, mac) {
+                (Some(theirs), Some(ours)) => theirs == ours,
+                // An address is handed on: without a hardware address only a device that is there counts.
+                _ => part.state == DeviceState::Online,
+            })
+            .and_then(|part| part.group)
+    }
+
+    /// Builds the touched devices anew and tells what changed.
+    fn settle(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for group in std::mem::take(&mut self.touched) {
+            let before = self.groups.get(&group);
+            let parts: Vec<&PartRow> = self
+                .parts
+                .values()
+                .filter(|part| part.group == Some(group))
+                .collect();
+            let Some(device) = assemble(&parts, before.map(|device| &device.id)) else {
+                let lost = self.groups.remove(&group);
+                events.extend(
+                    lost.filter(|d| d.state == DeviceState::Online)
+                        .map(|d| Event::Gone(d.id)),
+                );
+                continue;
+            };
+            events.extend(compare(before, &device));
+            self.groups.insert(group, device);
+        }
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! UPnP AV: media servers as sources and media renderers as players (F2, F63).
+//!
+//! - `wire`: device descriptions, SOAP envelopes and faults, times; pure (UPnP Device Architecture 2.0 §2, §3).
+//! - `didl`: DIDL-Lite, the listing format; pure (UPnP ContentDirectory:1 §2.8).
+//! - `classify`: what a described device is; pure.
+//! - `walk`: which container is opened next; pure.
+//! - `session`: the calls, over [`crate::http`].
+//! - `media_server`, `renderer`: the two adapters.
+//! - `quirks`: real devices' deviations, each with its capture in `testdata/`.
+//!
+//! Deliberately absent: eventing (GENA). A gateway asks while something plays, which every device supports; many
+//! renderers send events late or never.
+
+mod classify;
+pub mod didl;
+mod media_server;
+pub mod quirks;
+mod renderer;
+mod session;
+mod walk;
+pub mod wire;
+
+pub use media_server::MediaServer;
+pub use renderer::MediaRenderer;
+pub use session::{CallError, DescribeError, Described, describe};
+pub use walk::{Walk, WalkSummary};
+
+use std::net::IpAddr;
+
+use wire::Service;
+
+/// How to reach a media server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerAccess {
+    /// The device's address; nothing is fetched from any other.
+    pub address: IpAddr,
+    /// ContentDirectory.
+    pub content_directory: Service,
+}
+
+/// How to reach a renderer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RendererAccess {
+    /// The device's address.
+    pub address: IpAddr,
+    /// AVTransport.
+    pub av_transport: Service,
+    /// RenderingControl, where it has one.
+    pub rendering_control: Option<Service>,
+    /// Highest value of its Volume variable.
+    pub volume_max: u16,
+    /// MIME types it says it plays, sorted; empty when it did not tell.
+    pub formats: Vec<String>,
+}

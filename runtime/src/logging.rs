@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -78,7 +79,7 @@ pub fn init(filter: &str) -> RecentLog {
     let installed = tracing_subscriber::registry()
         .with(filter)
         .with(recent.clone())
-        .with(fmt::layer().with_writer(std::io::stderr).with_target(false))
+        .with(fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false))
         .try_init();
     debug_assert!(installed.is_ok(), "logging is initialised once");
     recent

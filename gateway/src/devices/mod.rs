@@ -1,1 +1,583 @@
-//! (in work)
+//! The household's devices (F2, F5): what discovery sees joined with what the household decided, and imports from them.
+//!
+//! - `store`: decisions (admitted, ignored, names). `imports`: whole devices imported in the background.
+//!
+//! A new device is shown and may be looked into; importing from it admits it, since that is a person's decision. An
+//! ignored one stays in the list, is not looked into and plays nothing.
+
+mod imports;
+mod store;
+
+pub use imports::{DeviceImport, DeviceImportState};
+
+use crate::library::{ImportError, ImportSource, Library, LibraryError};
+use imports::Imports;
+use jiff::Timestamp;
+use mantel_peripherals::discovery::{Discovery, DiscoveryConfig, Loopback, Snapshot, SsdpConfig};
+use mantel_peripherals::media::{ListError, MAX_PAGE, ObjectId, Page, PageRequest};
+use mantel_peripherals::{
+    Capability, Device, DeviceClass, DeviceKey, DeviceState, MacAddress, MediaSource, Renderer,
+};
+use mantel_protocol::ids::TitleId;
+use mantel_runtime::clock::Clock;
+use mantel_runtime::db::{Db, DbError, Schema};
+use mantel_runtime::tasks::Tasks;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use store::{Decision, Decisions};
+use tokio::sync::{mpsc, watch};
+
+/// The table of decisions.
+pub const SCHEMA: Schema = Schema {
+    module: "devices",
+    steps: &[include_str!("schema.sql")],
+};
+
+/// Entries on one page of a listing.
+pub const PAGE_ENTRIES: u32 = 60;
+/// Longest name that the household may give, characters.
+pub const MAX_NAME_CHARS: usize = 80;
+
+/// How devices are looked for.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DevicesConfig {
+    /// Only devices seen at addresses of this network interface are listed; none: all interfaces.
+    pub interface: Option<String>,
+    /// Also looks on the loopback interface: devices that are programs on this machine.
+    pub loopback: bool,
+}
+
+/// What the household decided about a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceStanding {
+    /// Nothing yet.
+    #[default]
+    New,
+    /// It is used.
+    Admitted,
+    /// It is not used.
+    Ignored,
+}
+
+/// A device as pages show it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceRow {
+    /// Its stable key.
+    pub id: String,
+    /// The household's name for it, or its own.
+    pub name: String,
+    /// What it is.
+    pub class: DeviceClass,
+    /// Its maker, as it says.
+    pub maker: Option<String>,
+    /// Its model, as it says.
+    pub model: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its hardware address, where known (F5).
+    pub mac: Option<MacAddress>,
+    /// Its electronic serial number, where told (F5).
+    pub serial: Option<String>,
+    /// What can be done with it.
+    pub capabilities: BTreeSet<Capability>,
+    /// Whether it answers.
+    pub state: DeviceState,
+    /// What the household decided.
+    pub standing: DeviceStanding,
+    /// When it was first seen in this run.
+    pub first_seen: Timestamp,
+    /// When it was last seen.
+    pub last_seen: Timestamp,
+    /// What is wrong with it, in plain words.
+    pub problem: Option<String>,
+}
+
+/// One page of what a device has.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Listing {
+    /// The entries.
+    pub page: Page,
+    /// Which of the entries (by the device's names for them) are in the library already.
+    pub imported: BTreeSet<String>,
+}
+
+/// Why something was not done with a device.
+#[derive(Debug, thiserror::Error)]
+pub enum DevicesError {
+    /// It was never seen in this run.
+    #[error("this device is not in the house now; switch it on and wait until it is listed")]
+    NoSuchDevice,
+    /// The household ignores it.
+    #[error("\"{name}\" is ignored by this gateway; admit it first")]
+    Ignored {
+        /// Its name.
+        name: String,
+    },
+    /// It has no media.
+    #[error("\"{name}\" offers no media that could be listed")]
+    NoMedia {
+        /// Its name.
+        name: String,
+    },
+    /// The object has nothing that could be fetched.
+    #[error("\"{object}\" has no file that could be imported; nothing was changed")]
+    NothingToFetch {
+        /// Its title.
+        object: String,
+    },
+    /// Not an object of a device.
+    #[error("this entry cannot be found; list the device again from the top")]
+    NoSuchObject,
+    /// An import of the device is running.
+    #[error("everything on \"{name}\" is being imported already")]
+    UnderWay {
+        /// Its name.
+        name: String,
+    },
+    /// The device did not list; its own words say why.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// The file was not imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// The library refused.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// The database refused.
+    #[error("the gateway's database refused; nothing was changed, try again")]
+    Database(#[from] DbError),
+}
+
+/// The household's devices; cheap to clone.
+#[derive(Clone)]
+pub struct Devices {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: Db,
+    library: Library,
+    seen: watch::Receiver<Snapshot>,
+    rows: watch::Sender<Arc<Vec<DeviceRow>>>,
+    decided: mpsc::Sender<Decisions>,
+    discovery: Option<Discovery>,
+    imports: Imports,
+    tasks: Tasks,
+}
+
+impl Devices {
+    /// Starts discovery and follows it.
+    pub async fn start(
+        config: &DevicesConfig,
+        db: Db,
+        library: Library,
+        clock: Clock,
+        tasks: &Tasks,
+    ) -> Result<Self, DevicesError> {
+        let _ = clock;
+        let loopback = if config.loopback {
+            Loopback::Searched
+        } else {
+            Loopback::Ignored
+        };
+        let discovery_config = DiscoveryConfig {
+            ssdp: SsdpConfig {
+                loopback,
+                ..SsdpConfig::default()
+            },
+            ..DiscoveryConfig::default()
+        };
+        let (seen, discovery) = Discovery::start(discovery_config, tasks.token().clone());
+        let seen = match &config.interface {
+            Some(interface) => on_interface(seen, interface.clone(), tasks),
+            None => seen,
+        };
+        Self::follow(seen, Some(discovery), db, library, tasks).await
+    }
+
+    /// Follows a list of devices, whoever makes it.
+    pub(crate) async fn follow(
+        seen: watch::Receiver<Snapshot>,
+        discovery: Option<Discovery>,
+        db: Db,
+        library: Library,
+        tasks: &Tasks,
+    ) -> Result<Self, DevicesError> {
+        let decisions = db.read(|db| Ok::<_, DbError>(store::all(db)?)).await?;
+        let rows = watch::Sender::new(Arc::new(join(&seen.borrow().clone(), &decisions)));
+        let (decided, new_decisions) = mpsc::channel(16);
+        let imports = Imports::new();
+        let inner = Inner {
+            db,
+            library,
+            seen: seen.clone(),
+            rows: rows.clone(),
+            decided,
+            discovery,
+            imports,
+            tasks: tasks.child(),
+        };
+        tasks.spawn("devices", publish(seen, decisions, new_decisions, rows));
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// All devices, in the order in which discovery names them.
+    pub fn snapshot(&self) -> watch::Receiver<Arc<Vec<DeviceRow>>> {
+        self.inner.rows.subscribe()
+    }
+
+    /// Searches the network now.
+    pub fn search_now(&self) {
+        if let Some(discovery) = &self.inner.discovery {
+            discovery.search_now();
+        }
+    }
+
+    /// Uses a device from now on.
+    pub async fn admit(&self, id: &str) -> Result<(), DevicesError> {
+        self.decide(id, |decision| decision.standing = DeviceStanding::Admitted)
+            .await
+    }
+
+    /// Ignores a device from now on; an import from it is stopped.
+    pub async fn ignore(&self, id: &str) -> Result<(), DevicesError> {
+        self.decide(id, |decision| decision.standing = DeviceStanding::Ignored)
+            .await?;
+        self.cancel_import(id);
+        Ok(())
+    }
+
+    /// Gives a device the household's name; an empty one gives it its own name back.
+    pub async fn rename(&self, id: &str, name: &str) -> Result<(), DevicesError> {
+        let words: Vec<&str> = name
+            .split(|c: char| c.is_whitespace() || c.is_control())
+            .filter(|w| !w.is_empty())
+            .collect();
+        let name: String = words.join(" ").chars().take(MAX_NAME_CHARS).collect();
+        self.decide(id, |decision| {
+            decision.name = (!name.is_empty()).then_some(name);
+        })
+        .await
+    }
+
+    async fn decide(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Decision) + Send + 'static,
+    ) -> Result<(), DevicesError> {
+        let device = self.device(id)?;
+        let keys: Vec<String> = device
+            .aliases
+            .iter()
+            .map(|key| key.as_str().to_owned())
+            .collect();
+        let write = move |tx: &rusqlite::Transaction<'_>| {
+            let mut decision = decision_of(&device, &store::all(tx)?);
+            change(&mut decision);
+            store::put(tx, &keys, &decision)?;
+            Ok::<_, DbError>(store::all(tx)?)
+        };
+        let all = self.inner.db.write(write).await?;
+        // The rows show it at once, also to the caller's next request.
+        self.inner
+            .rows
+            .send_replace(Arc::new(join(&self.inner.seen.borrow().clone(), &all)));
+        // Fails only when the gateway stops.
+        let _ = self.inner.decided.send(all).await;
+        Ok(())
+    }
+
+    /// One page of a container; `object` absent: the top.
+    pub async fn browse(
+        &self,
+        id: &str,
+        object: Option<&str>,
+        page: u32,
+    ) -> Result<Listing, DevicesError> {
+        let (source, device) = self.source(id)?;
+        let object = match object {
+            Some(text) => ObjectId::new(text).ok_or(DevicesError::NoSuchObject)?,
+            None => ObjectId::root(),
+        };
+        let count = PAGE_ENTRIES.min(MAX_PAGE);
+        let request = PageRequest {
+            start: page.saturating_mul(count),
+            count,
+        };
+        let page = match source.list(&object, request).await {
+            Ok(page) => page,
+            Err(error) => return Err(self.failed(&device, error).await),
+        };
+        let imported = self.inner.library.imported_from(device.id.as_str()).await?;
+        Ok(Listing { page, imported })
+    }
+
+    /// Imports one object and returns its title.
+    pub async fn import_one(&self, id: &str, object: &str) -> Result<TitleId, DevicesError> {
+        let (source, device) = self.source(id)?;
+        let object = ObjectId::new(object).ok_or(DevicesError::NoSuchObject)?;
+        let item = match source.item(&object).await {
+            Ok(item) => item,
+            Err(error) => return Err(self.failed(&device, error).await),
+        };
+        self.admit_if_new(id).await?;
+        let import =
+            ImportSource::from_device(device.id.as_str(), &self.name_of(&device), source, &item)
+                .ok_or(DevicesError::NothingToFetch { object: item.title })?;
+        Ok(Box::pin(self.inner.library.import(import)).await?)
+    }
+
+    /// Imports everything that a device has, in the background; see [`Devices::imports`].
+    pub async fn import_all(&self, id: &str) -> Result<(), DevicesError> {
+        let (source, device) = self.source(id)?;
+        let name = self.name_of(&device);
+        self.admit_if_new(id).await?;
+        let library = self.inner.library.clone();
+        if self.inner.imports.start(
+            &self.inner.tasks,
+            library,
+            source,
+            device.id.as_str(),
+            &name,
+        ) {
+            Ok(())
+        } else {
+            Err(DevicesError::UnderWay { name })
+        }
+    }
+
+    /// Stops an import of everything; what is imported stays.
+    pub fn cancel_import(&self, id: &str) {
+        if let Ok(device) = self.device(id) {
+            self.inner.imports.cancel(&device);
+        }
+    }
+
+    /// Imports of whole devices, the latest of each.
+    pub fn imports(&self) -> watch::Receiver<Arc<Vec<DeviceImport>>> {
+        self.inner.imports.subscribe()
+    }
+
+    /// A device as a player; `None`: it is not there, is ignored, or plays nothing.
+    pub fn renderer(&self, id: &str) -> Option<Renderer> {
+        self.player(id).map(|player| player.renderer)
+    }
+
+    /// A device as a player, with what a session on it needs.
+    pub(crate) fn player(&self, id: &str) -> Option<Player> {
+        let device = self.device(id).ok()?;
+        let row = self
+            .row(&device)
+            .filter(|row| row.standing != DeviceStanding::Ignored)?;
+        let renderer = device.renderer()?;
+        Some(Player {
+            renderer,
+            id: row.id,
+            name: row.name,
+            addresses: device.addresses,
+        })
+    }
+
+    fn device(&self, id: &str) -> Result<Device, DevicesError> {
+        let key = DeviceKey::new(id).ok_or(DevicesError::NoSuchDevice)?;
+        let seen = self.inner.seen.borrow();
+        seen.iter()
+            .find(|device| device.is(&key))
+            .cloned()
+            .ok_or(DevicesError::NoSuchDevice)
+    }
+
+    fn row(&self, device: &Device) -> Option<DeviceRow> {
+        self.inner
+            .rows
+            .borrow()
+            .iter()
+            .find(|row| row.id == device.id.as_str())
+            .cloned()
+    }
+
+    fn name_of(&self, device: &Device) -> String {
+        self.row(device)
+            .map_or_else(|| device.name.clone(), |row| row.name)
+    }
+
+    fn source(&self, id: &str) -> Result<(MediaSource, Device), DevicesError> {
+        let device = self.device(id)?;
+        let name = self.name_of(&device);
+        if self
+            .row(&device)
+            .is_some_and(|row| row.standing == DeviceStanding::Ignored)
+        {
+            return Err(DevicesError::Ignored { name });
+        }
+        let source = device
+            .media_source()
+            .ok_or(DevicesError::NoMedia { name })?;
+        Ok((source, device))
+    }
+
+    async fn admit_if_new(&self, id: &str) -> Result<(), DevicesError> {
+        self.decide(id, |decision| {
+            if decision.standing == DeviceStanding::New {
+                decision.standing = DeviceStanding::Admitted;
+            }
+        })
+        .await
+    }
+
+    /// A device that does not answer is looked at again soon, so that its row says so.
+    async fn failed(&self, device: &Device, error: ListError) -> DevicesError {
+        if let (ListError::Unreachable { .. }, Some(discovery)) = (&error, &self.inner.discovery) {
+            discovery.recheck(device.id.clone()).await;
+        }
+        error.into()
+    }
+
+    /// Has discovery look whether a device is still there.
+    pub(crate) async fn recheck(&self, id: &str) {
+        if let (Some(key), Some(discovery)) = (DeviceKey::new(id), &self.inner.discovery) {
+            discovery.recheck(key).await;
+        }
+    }
+}
+
+/// A device that plays.
+pub(crate) struct Player {
+    pub(crate) renderer: Renderer,
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+fn decision_of(device: &Device, decisions: &Decisions) -> Decision {
+    device
+        .aliases
+        .iter()
+        .find_map(|key| decisions.get(key.as_str()))
+        .cloned()
+        .unwrap_or_default()
+}
+
+/// What discovery sees with what was decided.
+fn join(seen: &[Device], decisions: &Decisions) -> Vec<DeviceRow> {
+    seen.iter()
+        .map(|device| row(device, decision_of(device, decisions)))
+        .collect()
+}
+
+fn row(device: &Device, decision: Decision) -> DeviceRow {
+    DeviceRow {
+        id: device.id.as_str().to_owned(),
+        name: decision.name.unwrap_or_else(|| device.name.clone()),
+        class: device.class,
+        maker: device.maker.clone(),
+        model: device.model.clone(),
+        addresses: device.addresses.clone(),
+        mac: device.mac,
+        serial: device.serial.clone(),
+        capabilities: device.capabilities.clone(),
+        state: device.state,
+        standing: decision.standing,
+        first_seen: device.first_seen,
+        last_seen: device.last_seen,
+        problem: device.problem.clone(),
+    }
+}
+
+async fn publish(
+    mut seen: watch::Receiver<Snapshot>,
+    mut decisions: Decisions,
+    mut new_decisions: mpsc::Receiver<Decisions>,
+    rows: watch::Sender<Arc<Vec<DeviceRow>>>,
+) {
+    loop {
+        tokio::select! {
+            changed = seen.changed() => if changed.is_err() { return },
+            decided = new_decisions.recv() => match decided {
+                Some(decided) => decisions = decided,
+                None => return,
+            },
+        }
+        let now = join(&seen.borrow_and_update().clone(), &decisions);
+        rows.send_if_modified(|rows| {
+            let changed = **rows != now;
+            if changed {
+                *rows = Arc::new(now);
+            }
+            changed
+        });
+    }
+}
+
+/// Leaves out devices that are not on a network of the interface.
+fn on_interface(
+    mut seen: watch::Receiver<Snapshot>,
+    interface: String,
+    tasks: &Tasks,
+) -> watch::Receiver<Snapshot> {
+    let (publish, filtered) = watch::channel(Snapshot::default());
+    tasks.spawn("devices-interface", async move {
+        loop {
+            let networks = networks_of(&interface);
+            let all = seen.borrow_and_update().clone();
+            let on_it = |device: &&Device| {
+                device
+                    .addresses
+                    .iter()
+                    .any(|a| networks.iter().any(|n| n.holds(*a)))
+            };
+            publish.send_replace(Arc::new(all.iter().filter(on_it).cloned().collect()));
+            if seen.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    filtered
+}
+
+/// An address of this machine with its netmask.
+struct Network {
+    address: u128,
+    mask: u128,
+    v4: bool,
+}
+
+impl Network {
+    fn holds(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.v4 && bits(address) & self.mask == self.address & self.mask
+    }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+fn networks_of(interface: &str) -> Vec<Network> {
+    // Where the system does not tell its interfaces, no device is on one of them.
+    let all = if_addrs::get_if_addrs().unwrap_or_default();
+    let own = all.into_iter().filter(|found| found.name == interface);
+    own.map(|found| {
+        let mask = match &found.addr {
+            if_addrs::IfAddr::V4(v4) => bits(v4.netmask.into()),
+            if_addrs::IfAddr::V6(v6) => bits(v6.netmask.into()),
+        };
+        Network {
+            address: bits(found.ip()),
+            mask,
+            v4: found.ip().is_ipv4(),
+        }
+    })
+    .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,14 +1,12 @@
 //! A household: what a person does at the pages of a gateway, over HTTP.
 
+use super::status::{Device, Listing, Order, Status, Title};
 use crate::lab::{Session, until, until_ok};
 use anyhow::{Context as _, Result, bail};
 use reqwest::Method;
 use reqwest::header::ACCEPT;
 use serde_json::Value;
-use status::{Device, Listing, Order, Title};
 use std::time::Duration;
-
-pub use status::Status;
 
 /// A household logged in at its gateway.
 pub struct Household {
@@ -19,151 +17,6 @@ pub struct Household {
     /// Its password.
     pub password: String,
     session: Session,
-}
-
-/// What `/status.json` says.
-pub mod status {
-    use serde::Deserialize;
-
-    /// The whole answer.
-    #[derive(Debug, Clone, Deserialize)]
-    pub struct Status {
-        /// The connection to the server.
-        pub link: Link,
-        /// Devices on the LAN.
-        pub devices: Vec<Device>,
-        /// The library.
-        pub titles: Vec<Title>,
-        /// Imports under way.
-        pub imports: Vec<serde_json::Value>,
-        /// What may be ordered.
-        pub listings: Vec<Listing>,
-        /// Orders in and out.
-        pub orders: Vec<Order>,
-        /// What plays on devices.
-        pub playing: Vec<Playing>,
-        /// Other homes.
-        pub homes: Vec<Home>,
-    }
-
-    /// The connection to the server.
-    #[derive(Debug, Clone, Deserialize)]
-    pub struct Link {
-        /// `online`, `offline`, `connecting` or `not_enrolled`.
-        pub state: String,
-        /// Why it is offline.
-        pub why: Option<String>,
-        /// This home's id.
-        pub home: Option<String>,
-    }
-
-    /// A device on the LAN.
-    #[derive(Debug, Clone, Deserialize)]
-    pub struct Device {
-        /// Its key.
-        pub id: String,
-        /// Its name.
-        pub name: String,
-        /// Its class.
-        pub class: String,
-        /// `online` or `gone`.
-        pub state: String,
-        /// `new`, `admitted` or `ignored`.
-        pub standing: String,
-        /// What it can do.
-        pub capabilities: Vec<String>,
-        /// What is wrong with it.
-        pub problem: Option<String>,
-    }
-
-    /// A title in the library.
-    #[derive(Debug, Clone, Deserialize)]
-    pub struct Title {
-        /// Its id.
-        pub id: String,
-        /// Its name.
-        pub name: String,
-        /// Its kind.
-        pub kind: String,
-        /// `importing`, `arriving` or `ready`.
-        pub state: String,
-        /// Whether it is this home's own.
-        pub own: bool,
-        /// Its sealed size.
-        pub sealed_bytes: u64,
-        /// Its blobs.
-        pub blobs: Vec<String>,
-    }
-
-    /// A title that may be ordered.
-    #[derive(Debug, Clone, Deserialize)]
-    pub struct Listing {
-        /// Its id.
-        pub title: String,
-        /// Its name.
-        pub name: String,
-        /// Its price in words, if it has one.
-        pub price: Option<String>,
-        /// Whether this home published it.
-        pub mine: bool,
-        /// `available`, `ordered`, `arriving` or `here`.
-        pub state: String,
-    }
-
-    /// An order.
-    #[derive(Debug, Clone, Deserialize)]
-    pub struct Order {
-        /// Its id.
-        pub order: String,
-        /// Its title.
-        pub title: String,
-        /// `in` or `out`.
-        pub direction: String,
-        /// Its state at the server.
-        pub state: String,
-        /// Verified bytes.
-        pub bytes_done: u64,
-        /// All bytes.
-        pub total_bytes: u64,
-        /// `direct` or `relay`.
-        pub path: Option<String>,
-        /// Its price.
-        pub price: String,
-        /// Whether it may be played.
-        pub ready: bool,
-        /// What is wrong.
-        pub problem: Option<String>,
-    }
-
-    /// What plays on a device.
-    #[derive(Debug, Clone, Deserialize)]
-    pub struct Playing {
-        /// The device's key.
-        pub device: String,
-        /// The title.
-        pub title: String,
-        /// Its state.
-        pub state: String,
-        /// Where it is, seconds.
-        pub position_s: f64,
-        /// How long it is, seconds.
-        pub duration_s: Option<f64>,
-        /// What is wrong.
-        pub problem: Option<String>,
-    }
-
-    /// Another home.
-    #[derive(Debug, Clone, Deserialize)]
-    pub struct Home {
-        /// Its id.
-        pub home: String,
-        /// Its name.
-        pub name: String,
-        /// Whether it is connected.
-        pub online: bool,
-        /// Whether titles may be pushed to it.
-        pub may_push: bool,
-    }
 }
 
 /// What a gateway answered to a form that asked for JSON.
@@ -217,7 +70,9 @@ impl Household {
 
     /// The cookie by which the gateway knows this household's browser.
     pub fn cookie(&self) -> Result<String> {
-        self.session.cookie("mantel_session").context("not logged in")
+        self.session
+            .cookie("mantel_session")
+            .context("not logged in")
     }
 
     /// The pages as this household sees them.
@@ -228,7 +83,10 @@ impl Household {
     /// Joins a server by a claim link and waits until it is connected.
     pub async fn enrol(&self, link: &str) -> Result<()> {
         self.session
-            .post_form("/setup/server", &[("link", link), ("home_name", &self.name)])
+            .post_form(
+                "/setup/server",
+                &[("link", link), ("home_name", &self.name)],
+            )
             .await?
             .ok()
             .context("connecting to the server")?;
@@ -237,9 +95,11 @@ impl Household {
 
     /// Waits until the gateway is connected to its server.
     pub async fn wait_online(&self) -> Result<()> {
-        self.wait("the connection to the server", Duration::from_secs(60), |status| {
-            (status.link.state == "online").then_some(())
-        })
+        self.wait(
+            "the connection to the server",
+            Duration::from_mins(1),
+            |status| (status.link.state == "online").then_some(()),
+        )
         .await
     }
 
@@ -249,7 +109,12 @@ impl Household {
     }
 
     /// Waits until the status shows something. A gateway that does not answer for a while is waited for too.
-    pub async fn wait<T>(&self, what: &str, deadline: Duration, look: impl Fn(&Status) -> Option<T>) -> Result<T> {
+    pub async fn wait<T>(
+        &self,
+        what: &str,
+        deadline: Duration,
+        look: impl Fn(&Status) -> Option<T>,
+    ) -> Result<T> {
         let found = until(what, deadline, async || look(&self.status().await.ok()?)).await;
         match found {
             Ok(found) => Ok(found),
@@ -272,7 +137,11 @@ impl Household {
         let Ok(body) = serde_json::from_str::<Value>(&text) else {
             bail!("{path} answered {status} without JSON: {text:.300}");
         };
-        Ok(Answer { ok: status.is_success() && body["ok"] == true, status: status.as_u16(), body })
+        Ok(Answer {
+            ok: status.is_success() && body["ok"] == true,
+            status: status.as_u16(),
+            body,
+        })
     }
 
     /// Posts a form that must succeed.
@@ -286,22 +155,38 @@ impl Household {
 
     /// Waits for a device by name.
     pub async fn device(&self, name: &str) -> Result<Device> {
-        self.wait(&format!("the device {name}"), Duration::from_secs(60), |status| {
-            status.devices.iter().find(|d| d.name.contains(name) && d.state == "online").cloned()
-        })
+        self.wait(
+            &format!("the device {name}"),
+            Duration::from_mins(1),
+            |status| {
+                status
+                    .devices
+                    .iter()
+                    .find(|d| d.name.contains(name) && d.state == "online")
+                    .cloned()
+            },
+        )
         .await
     }
 
     /// Admits a device.
     pub async fn admit(&self, device: &Device) -> Result<()> {
-        self.done(&format!("/devices/{}/admit", percent(&device.id)), &[]).await.map(drop)
+        self.done(&format!("/devices/{}/admit", percent(&device.id)), &[])
+            .await
+            .map(drop)
     }
 
     /// Imports everything from a device and waits until `count` titles are ready.
     pub async fn import_all(&self, device: &Device, count: usize) -> Result<Vec<Title>> {
-        self.done(&format!("/devices/{}/import", percent(&device.id)), &[]).await?;
+        self.done(&format!("/devices/{}/import", percent(&device.id)), &[])
+            .await?;
         self.wait("the imported titles", Duration::from_mins(3), |status| {
-            let ready: Vec<_> = status.titles.iter().filter(|t| t.own && t.state == "ready").cloned().collect();
+            let ready: Vec<_> = status
+                .titles
+                .iter()
+                .filter(|t| t.own && t.state == "ready")
+                .cloned()
+                .collect();
             (ready.len() >= count).then_some(ready)
         })
         .await
@@ -323,7 +208,10 @@ impl Household {
             .request(Method::POST, "/library/upload")?
             .timeout(Duration::from_mins(5))
             .header(ACCEPT, "application/json")
-            .header("content-type", format!("multipart/form-data; boundary={boundary}"))
+            .header(
+                "content-type",
+                format!("multipart/form-data; boundary={boundary}"),
+            )
             .body(body)
             .send()
             .await?;
@@ -331,21 +219,46 @@ impl Household {
         let body: Value = answer.json().await.context("the answer to an upload")?;
         let location = body["location"].as_str().unwrap_or_default();
         let title = location.trim_start_matches("/library/").to_owned();
-        anyhow::ensure!(status.is_success() && title.starts_with("ttl_"), "upload answered {status}: {body}");
+        anyhow::ensure!(
+            status.is_success() && title.starts_with("ttl_"),
+            "upload answered {status}: {body}"
+        );
         Ok(title)
     }
 
     /// Offers a title in the catalog.
     pub async fn offer(&self, title: &str, price: &str) -> Result<()> {
-        self.done(&format!("/library/{title}/offer"), &[("price", price), ("poster", "on")]).await.map(drop)
+        self.done(
+            &format!("/library/{title}/offer"),
+            &[("price", price), ("poster", "on")],
+        )
+        .await
+        .map(drop)
     }
 
     /// Waits until a title may be ordered.
     pub async fn listing(&self, title: &str) -> Result<Listing> {
-        self.wait("the title in the catalog", Duration::from_secs(60), |status| {
-            status.listings.iter().find(|l| l.title == title).cloned()
-        })
+        self.wait(
+            "the title in the catalog",
+            Duration::from_mins(1),
+            |status| status.listings.iter().find(|l| l.title == title).cloned(),
+        )
         .await
+    }
+
+    /// Orders a title and returns the order's id.
+    pub async fn buy(&self, title: &str) -> Result<String> {
+        let answer = self.order(title).await?;
+        anyhow::ensure!(
+            answer.ok,
+            "{}: the order was refused: {}",
+            self.name,
+            answer.body
+        );
+        let order = answer.body["order"].as_str();
+        order
+            .map(str::to_owned)
+            .with_context(|| format!("no order in {}", answer.body))
     }
 
     /// Orders a title; the answer may be a refusal.
@@ -362,32 +275,111 @@ impl Household {
         wanted: impl Fn(&Order) -> bool,
     ) -> Result<Order> {
         self.wait(what, deadline, |status| {
-            let mut incoming = status.orders.iter().filter(|o| o.title == title && o.direction == "in");
+            let mut incoming = status
+                .orders
+                .iter()
+                .filter(|o| o.title == title && o.direction == "in");
             incoming.next().filter(|order| wanted(order)).cloned()
+        })
+        .await
+    }
+
+    /// Waits until one incoming order is as wanted.
+    pub async fn wait_for_order(
+        &self,
+        order: &str,
+        what: &str,
+        deadline: Duration,
+        wanted: impl Fn(&Order) -> bool,
+    ) -> Result<Order> {
+        self.wait(what, deadline, |status| {
+            let mine = status
+                .orders
+                .iter()
+                .find(|o| o.order == order && o.direction == "in");
+            mine.filter(|order| wanted(order)).cloned()
         })
         .await
     }
 
     /// Waits until an ordered title may be played.
     pub async fn wait_ready(&self, title: &str, deadline: Duration) -> Result<Order> {
-        self.wait_order(title, "the title to arrive and be ready", deadline, |order| order.ready).await
+        self.wait_order(
+            title,
+            "the title to arrive and be ready",
+            deadline,
+            |order| order.ready,
+        )
+        .await
+    }
+
+    /// This home's id at the server.
+    pub async fn home(&self) -> Result<String> {
+        self.status()
+            .await?
+            .link
+            .home
+            .with_context(|| format!("{} has no home yet", self.name))
+    }
+
+    /// Uses a device's player: `action` is `pause`, `resume`, `stop`, `seek` or `volume`.
+    pub async fn player(&self, device: &Device, fields: &[(&str, &str)]) -> Result<()> {
+        self.done(&format!("/devices/{}/player", percent(&device.id)), fields)
+            .await
+            .map(drop)
+    }
+
+    /// Shares a title with one home, privately, and sends it there; the answer may be a refusal.
+    pub async fn push(&self, title: &str, home: &str) -> Result<Answer> {
+        self.post(&format!("/library/{title}/push"), &[("home", home)])
+            .await
+    }
+
+    /// Removes a title from the library.
+    pub async fn remove(&self, title: &str) -> Result<()> {
+        self.done(&format!("/library/{title}/remove"), &[])
+            .await
+            .map(drop)
+    }
+
+    /// Uploads a file and waits until the title is in the library, ready.
+    pub async fn add(&self, name: &str, bytes: Vec<u8>) -> Result<Title> {
+        let id = self.upload(name, bytes).await?;
+        self.wait("the uploaded title", Duration::from_mins(3), |status| {
+            status
+                .titles
+                .iter()
+                .find(|title| title.id == id && title.state == "ready")
+                .cloned()
+        })
+        .await
     }
 
     /// Plays a title on a device.
     pub async fn play_on(&self, title: &str, device: &Device) -> Result<()> {
-        self.done(&format!("/library/{title}/play"), &[("on", &device.id)]).await.map(drop)
+        self.done(&format!("/library/{title}/play"), &[("on", &device.id)])
+            .await
+            .map(drop)
     }
 
     /// Opens a title for this browser and returns the media's path.
     pub async fn media_path(&self, title: &str) -> Result<String> {
-        let answer = self.done(&format!("/library/{title}/play"), &[("on", "here")]).await?;
-        answer["media"].as_str().map(str::to_owned).context("no media path")
+        let answer = self
+            .done(&format!("/library/{title}/play"), &[("on", "here")])
+            .await?;
+        answer["media"]
+            .as_str()
+            .map(str::to_owned)
+            .context("no media path")
     }
 
     /// Reads a title's plaintext as the browser gets it.
     pub async fn read_media(&self, title: &str) -> Result<Vec<u8>> {
         let path = self.media_path(title).await?;
-        let request = self.session.request(Method::GET, &path)?.timeout(Duration::from_mins(5));
+        let request = self
+            .session
+            .request(Method::GET, &path)?
+            .timeout(Duration::from_mins(5));
         let answer = request.send().await?.error_for_status()?;
         Ok(answer.bytes().await?.to_vec())
     }

@@ -1,10 +1,14 @@
 //! The operator: what a person does at the server's console, over HTTPS.
 
-use crate::lab::{Page, Session};
+use crate::lab::{Page, Session, until_ok};
 use anyhow::{Context as _, Result, ensure};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
+
+/// How long a fresh server may take to write its setup link.
+const START: Duration = Duration::from_secs(30);
 
 /// An operator logged in at the console.
 pub struct Operator {
@@ -17,12 +21,33 @@ pub struct Operator {
 impl Operator {
     /// First use of a fresh server: takes the setup link from its data directory and sets the password.
     pub async fn set_up(base: &str, server_data: &Path, password: &str) -> Result<Self> {
-        let link = std::fs::read_to_string(server_data.join("setup-link")).context("reading the setup link")?;
-        let token = link.trim().rsplit(['#', '=']).next().context("a token in the setup link")?;
+        // It is written when all listens, a moment after the port answers.
+        let file = server_data.join("setup-link");
+        let link = until_ok("the setup link", START, async || {
+            std::fs::read_to_string(&file)
+        })
+        .await?;
+        let token = link
+            .trim()
+            .rsplit(['#', '='])
+            .next()
+            .context("a token in the setup link")?;
         let session = Session::new(base)?;
-        let fields = [("token", token), ("password", password), ("again", password)];
-        session.post_form("/console/setup", &fields).await?.ok().context("setting the operator's password")?;
-        Ok(Self { base: base.to_owned(), session, customers: Mutex::default() })
+        let fields = [
+            ("token", token),
+            ("password", password),
+            ("again", password),
+        ];
+        session
+            .post_form("/console/setup", &fields)
+            .await?
+            .ok()
+            .context("setting the operator's password")?;
+        Ok(Self {
+            base: base.to_owned(),
+            session,
+            customers: Mutex::default(),
+        })
     }
 
     /// Where the server is.
@@ -36,24 +61,46 @@ impl Operator {
     }
 
     async fn form(&self, path: &str, fields: &[(&str, &str)]) -> Result<Page> {
-        self.session.post_form(path, fields).await?.ok().with_context(|| format!("the console refused {path}"))
+        self.session
+            .post_form(path, fields)
+            .await?
+            .ok()
+            .with_context(|| format!("the console refused {path}"))
     }
 
     /// Makes a customer and returns a claim link for its gateway.
     pub async fn new_customer(&self, name: &str) -> Result<String> {
-        let page = self.form("/console/customers", &[("name", name), ("contact", "")]).await?;
+        let page = self
+            .form("/console/customers", &[("name", name), ("contact", "")])
+            .await?;
         let id = part_of(page.url.path(), "cust_").context("the new customer's page")?;
-        self.customers.lock().expect("no holder panics").insert(name.to_owned(), id.clone());
-        let page = self.form(&format!("/console/customers/{id}/codes"), &[]).await?;
-        let start = page.body.find("https://").context("a claim link on the page")?;
-        let link = page.body[start..].split(['"', '<', '\'', ' ', '\n']).next().unwrap_or_default();
+        self.customers
+            .lock()
+            .expect("no holder panics")
+            .insert(name.to_owned(), id.clone());
+        let page = self
+            .form(&format!("/console/customers/{id}/codes"), &[])
+            .await?;
+        let start = page
+            .body
+            .find("https://")
+            .context("a claim link on the page")?;
+        let link = page.body[start..]
+            .split(['"', '<', '\'', ' ', '\n'])
+            .next()
+            .unwrap_or_default();
         ensure!(link.contains("/claim/"), "{link} is no claim link");
         Ok(link.replace("&#35;", "#"))
     }
 
     /// A customer's id, by name.
     pub fn customer(&self, name: &str) -> Result<String> {
-        self.customers.lock().expect("no holder panics").get(name).cloned().with_context(|| format!("no customer {name}"))
+        self.customers
+            .lock()
+            .expect("no holder panics")
+            .get(name)
+            .cloned()
+            .with_context(|| format!("no customer {name}"))
     }
 
     /// Credits a customer's account.
@@ -61,7 +108,11 @@ impl Operator {
         let path = format!("/console/customers/{}", self.customer(name)?);
         let page = self.session.get(&path).await?.ok()?;
         let key = page.field("key").context("the form's key")?;
-        self.form(&format!("{path}/credit"), &[("key", &key), ("amount", amount), ("note", "prepaid")]).await?;
+        self.form(
+            &format!("{path}/credit"),
+            &[("key", &key), ("amount", amount), ("note", "prepaid")],
+        )
+        .await?;
         Ok(())
     }
 
@@ -79,15 +130,20 @@ impl Operator {
 
     /// Adds a restriction: `block`, `allow`, `kinds`, `size` or `quota`, with its form's fields.
     pub async fn restrict(&self, rule: &str, fields: &[(&str, &str)]) -> Result<()> {
-        self.form(&format!("/console/restrictions/{rule}"), fields).await.map(drop)
+        self.form(&format!("/console/restrictions/{rule}"), fields)
+            .await
+            .map(drop)
     }
 
     /// Removes every restriction.
     pub async fn lift_restrictions(&self) -> Result<()> {
         loop {
             let page = self.session.get("/console/restrictions").await?.ok()?;
-            let Some(id) = part_of(&page.body, "rst_") else { return Ok(()) };
-            self.form(&format!("/console/restrictions/{id}/remove"), &[]).await?;
+            let Some(id) = part_of(&page.body, "rst_") else {
+                return Ok(());
+            };
+            self.form(&format!("/console/restrictions/{id}/remove"), &[])
+                .await?;
         }
     }
 }
@@ -95,6 +151,9 @@ impl Operator {
 /// The first id with this prefix in a text.
 fn part_of(text: &str, prefix: &str) -> Option<String> {
     let start = text.find(prefix)?;
-    let digits = text[start + prefix.len()..].chars().take_while(char::is_ascii_hexdigit).count();
+    let digits = text[start + prefix.len()..]
+        .chars()
+        .take_while(char::is_ascii_hexdigit)
+        .count();
     (digits == 32).then(|| text[start..start + prefix.len() + 32].to_owned())
 }

@@ -9,6 +9,7 @@ use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 
+use super::http::Session;
 use super::net::Place;
 use super::process::Proc;
 use super::wait::until;
@@ -27,6 +28,8 @@ pub struct Browser {
     pub client: Client,
     /// chromedriver, whose end is the browser's end too.
     pub proc: Proc,
+    /// Where chromedriver listens.
+    url: String,
 }
 
 impl Browser {
@@ -57,6 +60,7 @@ impl Browser {
         let Value::Object(capabilities) = json!({
             "browserName": "chrome",
             "acceptInsecureCerts": true,
+            "goog:loggingPrefs": { "browser": "ALL" },
             "goog:chromeOptions": {
                 "args": [
                     "--headless=new",
@@ -88,7 +92,7 @@ impl Browser {
             .context("waited for the browser to start")
             .and_then(|made| made.context("starting the browser"))
             .with_context(|| format!("the end of chromedriver's log:\n{}", proc.tail()))?;
-        let browser = Self { client, proc };
+        let browser = Self { client, proc, url };
         browser.resize(width, height).await?;
         Ok(browser)
     }
@@ -147,6 +151,48 @@ impl Browser {
                 .with_context(|| format!("creating {}", folder.display()))?;
         }
         std::fs::write(file, png).with_context(|| format!("writing {}", file.display()))
+    }
+
+    /// What the pages complained of since the last call: console messages, exceptions, refusals by the
+    /// content security policy, requests that failed. Each with its level and source.
+    pub async fn complaints(&self) -> Result<Vec<String>> {
+        let said = self.driver("se/log", &json!({ "type": "browser" })).await?;
+        let entries = said["value"].as_array().context("a list of messages")?;
+        let word = |entry: &Value, key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+        Ok(entries
+            .iter()
+            .map(|entry| format!("{} {}", word(entry, "level"), word(entry, "message")))
+            .collect())
+    }
+
+    /// Calls the Chrome DevTools Protocol: for what WebDriver does not cover, such as colour schemes.
+    pub async fn devtools(&self, command: &str, params: Value) -> Result<Value> {
+        self.driver(
+            "goog/cdp/execute",
+            &json!({ "cmd": command, "params": params }),
+        )
+        .await
+    }
+
+    async fn driver(&self, command: &str, body: &Value) -> Result<Value> {
+        let session = self
+            .client
+            .session_id()
+            .await
+            .context("asking for the session")?;
+        let session = session.context("the browser has no session")?;
+        let site = Session::new(&self.url)?;
+        let answer = site
+            .request(
+                reqwest::Method::POST,
+                &format!("/session/{session}/{command}"),
+            )?
+            .json(body)
+            .send()
+            .await
+            .with_context(|| format!("asking chromedriver for {command}"))?
+            .error_for_status()?;
+        answer.json().await.context("reading chromedriver's answer")
     }
 
     /// Closes it in good order.

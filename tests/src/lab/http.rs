@@ -190,7 +190,7 @@ impl Page {
 }
 
 /// Fields as `application/x-www-form-urlencoded` (WHATWG URL §5.2).
-fn form_body(fields: &[(&str, &str)]) -> String {
+pub fn form_body(fields: &[(&str, &str)]) -> String {
     let mut body = String::new();
     for (name, value) in fields {
         if !body.is_empty() {

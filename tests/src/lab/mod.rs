@@ -32,7 +32,7 @@ use anyhow::{Context as _, Result, bail};
 pub use browser::Browser;
 pub use cpu::{CpuTime, cpu_time};
 pub use guard::is_running;
-pub use http::{Page, Session};
+pub use http::{Page, Session, form_body};
 pub use net::{Home, Mode, Net, NetBuilder, Place};
 pub use peers::{Capture, CaptureSummary, MediaServer, Renderer};
 pub use process::{Proc, ProcBuilder};

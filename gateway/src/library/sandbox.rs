@@ -1,0 +1,397 @@
+//! The sandbox around media tools (DESIGN §9): ffprobe and ffmpeg, each run once on one input, without network, files,
+//! processes, environment or time to spare. Untrusted media is parsed here and nowhere else.
+//!
+//! Bubblewrap gives new namespaces of every kind (no network), drops all capabilities and shows `/usr` read-only and
+//! an empty `/tmp`; prlimit bounds processor time, memory and files. The input is standard input: a memory file
+//! without a name. Operations are a closed set; nothing that a person or a device wrote gets into their arguments.
+//! Where the sandbox cannot be set up, nothing is run: titles are imported with what the device said.
+
+use super::plain::InMemory;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::sync::{OnceCell, Semaphore};
+
+/// Processor seconds of one run.
+const CPU_SECONDS: u32 = 20;
+/// Wall-clock time of one run.
+const WALL_TIME: Duration = Duration::from_secs(45);
+/// Wall-clock seconds after which a run ends that has lost its gateway (kill -9).
+const ORPHAN_SECONDS: &str = "60";
+/// Address space of one run, bytes.
+const MEMORY_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+/// Largest file that a run may write (its `/tmp` is empty and gone afterwards), bytes.
+const FILE_BYTES: u32 = 1024 * 1024;
+/// Open files of one run.
+const OPEN_FILES: u32 = 64;
+/// Largest output of one run, bytes.
+const MAX_OUTPUT_BYTES: u64 = 512 * 1024;
+/// How much of an error text is kept, bytes.
+const MAX_COMPLAINT_BYTES: u64 = 2 * 1024;
+/// Runs at the same time.
+const RUNS_AT_ONCE: usize = 2;
+
+/// Demuxers that may be tried: what cameras, recorders and phones write. Playlists and scripts are not among them.
+const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mp3,aac,flac,ogg,wav,w64,aiff,asf,avi,flv,mpeg,mpegts,\
+mpegvideo,h264,hevc,m4v,dv,mxf,amr,ac3,eac3,dts,ape,caf,au,ivf,rm,wv,tta,\
+jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif,gif_pipe,image2,jpegxl_pipe,j2k_pipe,ppm_pipe,pgm_pipe";
+
+/// What can be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// ffprobe prints its version: shows that the sandbox works.
+    Version,
+    /// ffprobe describes container and streams, as JSON.
+    Describe,
+    /// ffprobe prints the EXIF date of a still image, as JSON.
+    PictureDate,
+    /// ffmpeg makes a JPEG thumbnail of the frame at this time.
+    Frame {
+        /// From the beginning, milliseconds.
+        at_ms: u64,
+    },
+}
+
+impl Operation {
+    fn program_and_arguments(self) -> (&'static str, Vec<String>) {
+        let fixed = |words: &[&str]| {
+            words
+                .iter()
+                .map(|word| (*word).to_owned())
+                .collect::<Vec<_>>()
+        };
+        const INPUT: [&str; 6] = [
+            "-protocol_whitelist",
+            "file",
+            "-format_whitelist",
+            FORMATS,
+            "-i",
+            "/proc/self/fd/0",
+        ];
+        match self {
+            Self::Version => (
+                "/usr/bin/ffprobe",
+                fixed(&["-hide_banner", "-loglevel", "quiet", "-version"]),
+            ),
+            Self::Describe => {
+                let entries = "format=format_name,duration:format_tags=creation_time,date:\
+                     stream=codec_type,codec_name,width,height,duration,nb_frames:\
+                     stream_tags=creation_time:stream_disposition=attached_pic";
+                let mut words = fixed(&["-v", "error", "-of", "json", "-show_entries", entries]);
+                words.extend(fixed(&INPUT));
+                ("/usr/bin/ffprobe", words)
+            }
+            Self::PictureDate => {
+                let entries = "frame_tags=DateTimeOriginal,DateTimeDigitized,DateTime";
+                let mut words = fixed(&["-v", "error", "-of", "json", "-read_intervals", "%+#1"]);
+                words.extend(fixed(&["-select_streams", "v:0", "-show_entries", entries]));
+                words.extend(fixed(&INPUT));
+                ("/usr/bin/ffprobe", words)
+            }
+            Self::Frame { at_ms } => {
+                let mut words = fixed(&["-v", "error", "-nostdin", "-threads", "1"]);
+                if at_ms > 0 {
+                    words.extend([
+                        "-ss".to_owned(),
+                        format!("{}.{:03}", at_ms / 1000, at_ms % 1000),
+                    ]);
+                }
+                words.extend(fixed(&INPUT));
+                let filter = "scale=w='max(2,min(320,iw))':h='max(2,min(320,ih))':\
+                     force_original_aspect_ratio=decrease,format=yuvj420p";
+                words.extend(fixed(&[
+                    "-map",
+                    "0:v:0",
+                    "-frames:v",
+                    "1",
+                    "-vf",
+                    filter,
+                    "-map_metadata",
+                    "-1",
+                ]));
+                words.extend(fixed(&[
+                    "-c:v",
+                    "mjpeg",
+                    "-q:v",
+                    "5",
+                    "-f",
+                    "image2pipe",
+                    "pipe:1",
+                ]));
+                ("/usr/bin/ffmpeg", words)
+            }
+        }
+    }
+}
+
+/// Why a run gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SandboxError {
+    /// No sandbox here: nothing is run.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The tool gave up: the media is damaged or of an unknown kind.
+    #[error("the media tool could not read it")]
+    Refused,
+    /// A limit ended the run.
+    #[error("reading it took more time or space than is allowed")]
+    Limit,
+}
+
+/// Whether media is looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MediaTools {
+    /// Yes, in the sandbox.
+    Ready,
+    /// No; the text says what is missing and what to do. Titles are imported with what the device says.
+    Missing(String),
+}
+
+/// The sandbox; one per library.
+pub(crate) struct Sandbox {
+    /// Bubblewrap.
+    program: PathBuf,
+    tools: OnceCell<MediaTools>,
+    places: Semaphore,
+}
+
+impl Sandbox {
+    pub(crate) fn new(program: PathBuf) -> Self {
+        Self {
+            program,
+            tools: OnceCell::new(),
+            places: Semaphore::new(RUNS_AT_ONCE),
+        }
+    }
+
+    /// Whether runs are possible; tried once.
+    pub(crate) async fn tools(&self) -> MediaTools {
+        self.tools
+            .get_or_init(|| async {
+                match self.execute(Operation::Version, None).await {
+                    Ok(_) => MediaTools::Ready,
+                    Err((_, complaint)) => {
+                        tracing::warn!(complaint, "no sandbox for media tools: media is not looked into");
+                        MediaTools::Missing(
+                            "Media is not looked into on this gateway, because the sandbox for it could not be set \
+                             up. Titles are imported with what the device says, without thumbnails. Install \
+                             bubblewrap, util-linux and ffmpeg, allow user namespaces, and restart the gateway."
+                                .to_owned(),
+                        )
+                    }
+                }
+            })
+            .await
+            .clone()
+    }
+
+    /// Runs one operation on one input.
+    pub(crate) async fn run(
+        &self,
+        operation: Operation,
+        input: &InMemory,
+    ) -> Result<Vec<u8>, SandboxError> {
+        if let MediaTools::Missing(why) = self.tools().await {
+            return Err(SandboxError::Unavailable(why));
+        }
+        let _place = self
+            .places
+            .acquire()
+            .await
+            .map_err(|_| SandboxError::Refused)?;
+        self.execute(operation, Some(input))
+            .await
+            .map_err(|(error, complaint)| {
+                tracing::debug!(?operation, complaint, "media tool");
+                error
+            })
+    }
+
+    async fn execute(
+        &self,
+        operation: Operation,
+        input: Option<&InMemory>,
+    ) -> Result<Vec<u8>, Failure> {
+        let failed = |error: std::io::Error| (SandboxError::Refused, error.to_string());
+        let stdin = match input {
+            Some(memory) => Stdio::from(memory.file.try_clone().map_err(failed)?),
+            None => Stdio::null(),
+        };
+        let mut child = command(&self.program, operation)
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        let mut group = Group(child.id());
+        let collected = tokio::time::timeout(WALL_TIME, collect(&mut child)).await;
+        if child.id().is_none() {
+            // It has been waited for: its number may be another's by now.
+            group.0 = None;
+        }
+        collected.unwrap_or_else(|_| Err((SandboxError::Limit, "took too long".to_owned())))
+    }
+}
+
+fn command(bubblewrap: &Path, operation: Operation) -> Command {
+    let (program, arguments) = operation.program_and_arguments();
+    // Bubblewrap's own death signal leaves a child waiting for ever when the parent dies while it starts; a group of
+    // its own with a time limit ends that too.
+    let mut command = Command::new("timeout");
+    command
+        .args(["-s", "KILL", ORPHAN_SECONDS, "prlimit"])
+        .process_group(0);
+    command.args([
+        format!("--cpu={CPU_SECONDS}"),
+        format!("--as={MEMORY_BYTES}"),
+        format!("--fsize={FILE_BYTES}"),
+        format!("--nofile={OPEN_FILES}"),
+        "--core=0".to_owned(),
+    ]);
+    command.arg(bubblewrap);
+    command.args([
+        "--unshare-all",
+        "--cap-drop",
+        "ALL",
+        "--die-with-parent",
+        "--new-session",
+    ]);
+    command.args(["--ro-bind", "/usr", "/usr"]);
+    for folder in ["/lib", "/lib64", "/etc/alternatives", "/etc/ld.so.cache"] {
+        command.args(["--ro-bind-try", folder, folder]);
+    }
+    command.args([
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "--chdir",
+        "/tmp",
+        "--clearenv",
+    ]);
+    command.arg("--").arg(program).args(arguments);
+    command
+}
+
+/// The processes of one run; killed together unless they were waited for.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let pid = self
+            .0
+            .and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
+        if let Some(pid) = pid {
+            // Fails when all are gone already.
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+type Failure = (SandboxError, String);
+
+async fn collect(child: &mut Child) -> Result<Vec<u8>, Failure> {
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err((SandboxError::Refused, "no pipes".to_owned()));
+    };
+    let (output, complaint) = tokio::join!(
+        bounded(stdout, MAX_OUTPUT_BYTES),
+        bounded(stderr, MAX_COMPLAINT_BYTES)
+    );
+    let complaint = String::from_utf8_lossy(&complaint.kept).trim().to_owned();
+    if output.cut {
+        return Err((SandboxError::Limit, "printed too much".to_owned()));
+    }
+    let status = child
+        .wait()
+        .await
+        .map_err(|error| (SandboxError::Refused, error.to_string()))?;
+    if !status.success() {
+        return Err((SandboxError::Refused, format!("{status}: {complaint}")));
+    }
+    Ok(output.kept)
+}
+
+struct Output {
+    kept: Vec<u8>,
+    cut: bool,
+}
+
+/// Reads to the end and keeps at most `limit` bytes.
+async fn bounded(stream: impl AsyncRead + Unpin, limit: u64) -> Output {
+    let mut kept = Vec::new();
+    let mut stream = stream.take(limit + 1);
+    let _ = stream.read_to_end(&mut kept).await;
+    let cut = kept.len() as u64 > limit;
+    kept.truncate(limit as usize);
+    if cut {
+        // A tool that complains without end must not block on a full pipe; one that prints without end is killed.
+        let _ = tokio::io::copy(
+            &mut stream.into_inner().take(64 * 1024 * 1024),
+            &mut tokio::io::sink(),
+        )
+        .await;
+    }
+    Output { kept, cut }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn memory(bytes: &[u8]) -> InMemory {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(bytes).expect("written");
+        InMemory {
+            file: std::sync::Arc::new(file),
+            whole: true,
+        }
+    }
+
+    #[test]
+    fn arguments_hold_nothing_but_constants_and_numbers() {
+        let (_, words) = Operation::Frame { at_ms: 61_007 }.program_and_arguments();
+        assert!(words.windows(2).any(|pair| pair == ["-ss", "61.007"]));
+        let all = command(Path::new("bwrap"), Operation::Describe);
+        let words: Vec<_> = all
+            .as_std()
+            .get_args()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        for needed in [
+            "--unshare-all",
+            "--die-with-parent",
+            "--clearenv",
+            "--cap-drop",
+        ] {
+            assert!(words.iter().any(|word| word == needed), "{needed}");
+        }
+        assert!(
+            !words
+                .iter()
+                .any(|word| word == "--share-net" || word == "--bind" || word == "--dev-bind")
+        );
+    }
+
+    #[tokio::test]
+    async fn rubbish_is_refused_within_the_limits() {
+        let sandbox = Sandbox::new("bwrap".into());
+        let rubbish: Vec<u8> = (0..300_000u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
+        let run = sandbox.run(Operation::Describe, &memory(&rubbish)).await;
+        assert!(
+            matches!(
+                run,
+                Err(SandboxError::Refused | SandboxError::Unavailable(_))
+            ),
+            "{run:?}"
+        );
+    }
+}

@@ -1,0 +1,339 @@
+//! `/devices`: what is on the home's network; admitting, ignoring, renaming; browsing a source and importing from it
+//! (F2, F5).
+
+use super::Site;
+use super::fields::Fields;
+use super::format;
+use super::home::After;
+use super::live::Follow;
+use super::respond::{Done, Page, Posted, Refusal, page};
+use super::shell::{Icon, Nav, Shell, escape_query};
+use super::view::DeviceCard;
+use crate::devices::{DeviceImport, DeviceImportState};
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use mantel_peripherals::media::{Entry, Item, MediaKind};
+use serde::Deserialize;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+#[derive(Template)]
+#[template(path = "devices.html")]
+struct DevicesPage {
+    follow: Follow,
+    shell: Shell,
+    new: Vec<DeviceCard>,
+    admitted: Vec<DeviceCard>,
+    ignored: Vec<DeviceCard>,
+    imports: Vec<Walk>,
+}
+
+/// An import of a whole device.
+struct Walk {
+    device: String,
+    device_path: String,
+    name: String,
+    running: bool,
+    words: String,
+    problem: Option<String>,
+}
+
+impl Walk {
+    fn of(row: &DeviceImport) -> Self {
+        let failed = match &row.state {
+            DeviceImportState::Failed(why) => Some(why.clone()),
+            _ => None,
+        };
+        Self {
+            device: row.device.clone(),
+            device_path: escape_query(&row.device),
+            name: row.name.clone(),
+            running: matches!(row.state, DeviceImportState::Running),
+            words: walk_words(row),
+            problem: failed.or_else(|| row.problem.clone()),
+        }
+    }
+}
+
+/// How far an import of a whole device is.
+pub fn walk_words(row: &DeviceImport) -> String {
+    let state = match row.state {
+        DeviceImportState::Running => "importing",
+        DeviceImportState::Done => "finished",
+        DeviceImportState::Stopped => "stopped",
+        DeviceImportState::Failed(_) => "failed",
+    };
+    let mut words = format!("{state} · {} found · {} imported", row.found, row.imported);
+    for (count, what) in [(row.already_here, "already here"), (row.failed, "failed")] {
+        if count > 0 {
+            let _ = write!(words, " · {count} {what}");
+        }
+    }
+    words
+}
+
+fn walks(site: &Site) -> Vec<Walk> {
+    site.state
+        .devices
+        .imports()
+        .borrow()
+        .iter()
+        .map(Walk::of)
+        .collect()
+}
+
+/// `GET /devices`
+pub async fn list(State(site): State<Arc<Site>>, Query(after): Query<After>) -> Page {
+    let follow = Follow::new(&site, "devices imports");
+    let now = site.state.clock.now();
+    let cards: Vec<DeviceCard> = site
+        .state
+        .devices
+        .snapshot()
+        .borrow()
+        .iter()
+        .map(|row| DeviceCard::of(row, now))
+        .collect();
+    let (ignored, rest): (Vec<_>, Vec<_>) = cards
+        .into_iter()
+        .partition(|card| card.standing == "ignored");
+    let (new, admitted) = rest.into_iter().partition(|card| card.standing == "new");
+    Ok(page(&DevicesPage {
+        follow,
+        shell: Shell::plain(&site, Nav::Devices).with_notice(after.done.as_deref()),
+        new,
+        admitted,
+        ignored,
+        imports: walks(&site),
+    }))
+}
+
+#[derive(Template)]
+#[template(path = "device.html")]
+struct DevicePage {
+    follow: Follow,
+    shell: Shell,
+    device: DeviceCard,
+    walk: Option<Walk>,
+    entries: Vec<EntryRow>,
+    object: Option<String>,
+    previous: Option<u32>,
+    next: Option<u32>,
+    problem: Option<String>,
+    left_out: u32,
+}
+
+/// A line of a source's listing.
+struct EntryRow {
+    id: String,
+    path: String,
+    name: String,
+    sub: String,
+    icon: Icon,
+    folder: bool,
+    imported: bool,
+}
+
+impl EntryRow {
+    fn of(entry: &Entry, imported: impl Fn(&Item) -> bool) -> Self {
+        match entry {
+            Entry::Container(folder) => Self {
+                id: folder.id.as_str().to_owned(),
+                path: escape_query(folder.id.as_str()),
+                name: folder.title.clone(),
+                sub: folder
+                    .child_count
+                    .map(|count| format!("{count} inside"))
+                    .unwrap_or_default(),
+                icon: Icon("folder"),
+                folder: true,
+                imported: false,
+            },
+            Entry::Item(item) => Self {
+                id: item.id.as_str().to_owned(),
+                path: escape_query(item.id.as_str()),
+                name: item.title.clone(),
+                sub: item_words(item),
+                icon: Icon(match item.kind {
+                    MediaKind::Video => "film",
+                    MediaKind::Image => "image",
+                    MediaKind::Audio => "music",
+                    MediaKind::Data => "file",
+                }),
+                folder: false,
+                imported: imported(item),
+            },
+        }
+    }
+}
+
+fn item_words(item: &Item) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    parts.extend(item.artist.clone());
+    parts.extend(item.date.map(|date| date.strftime("%-d %b %Y").to_string()));
+    if let Some(original) = item.original() {
+        parts.extend(original.duration.map(|d| format::clock_time(d.as_secs())));
+        parts.extend(
+            original
+                .resolution
+                .map(|(width, height)| format!("{width}×{height}")),
+        );
+        parts.extend(original.size_bytes.map(format::bytes));
+    }
+    parts.join(" · ")
+}
+
+/// What to list of a device.
+#[derive(Deserialize)]
+pub struct Browse {
+    object: Option<String>,
+    page: Option<u32>,
+    done: Option<String>,
+}
+
+/// `GET /devices/{device}`
+pub async fn browse(
+    State(site): State<Arc<Site>>,
+    Path(device): Path<String>,
+    Query(wanted): Query<Browse>,
+) -> Page {
+    let follow = Follow::new(&site, "devices imports library");
+    let now = site.state.clock.now();
+    let card = {
+        let devices = site.state.devices.snapshot();
+        let devices = devices.borrow();
+        devices
+            .iter()
+            .find(|row| row.id == device)
+            .map(|row| DeviceCard::of(row, now))
+    };
+    let card = card.ok_or_else(|| Refusal::missing("device").back("/devices"))?;
+    let number = wanted.page.unwrap_or(0);
+    let (mut entries, mut next, mut problem, mut left_out) = (Vec::new(), None, None, 0);
+    if card.lists && card.standing == "admitted" {
+        match site
+            .state
+            .devices
+            .browse(&device, wanted.object.as_deref(), number)
+            .await
+        {
+            Ok(listing) => {
+                left_out = listing.page.refused;
+                next = listing.page.next.map(|_| number.saturating_add(1));
+                let here = |item: &Item| {
+                    let ids = [Some(&item.id), item.original_id.as_ref()];
+                    ids.into_iter()
+                        .flatten()
+                        .any(|id| listing.imported.contains(id.as_str()))
+                };
+                entries = listing
+                    .page
+                    .entries
+                    .iter()
+                    .map(|entry| EntryRow::of(entry, here))
+                    .collect();
+            }
+            Err(refused) => problem = Some(Refusal::from_part(&refused).what),
+        }
+    }
+    Ok(page(&DevicePage {
+        follow,
+        shell: Shell::plain(&site, Nav::Devices).with_notice(wanted.done.as_deref()),
+        walk: walks(&site).into_iter().find(|walk| walk.device == device),
+        device: card,
+        entries,
+        object: wanted.object,
+        previous: number.checked_sub(1),
+        next,
+        problem,
+        left_out,
+    }))
+}
+
+fn refused(device: &str) -> impl Fn(crate::devices::DevicesError) -> Refusal {
+    let back = format!("/devices/{}", escape_query(device));
+    move |error| Refusal::from_part(&error).back(back.clone())
+}
+
+/// `POST /devices/search`
+pub async fn search(State(site): State<Arc<Site>>) -> Done {
+    site.state.devices.search_now();
+    Done::to("/devices")
+}
+
+/// `POST /devices/{device}/admit`
+pub async fn admit(State(site): State<Arc<Site>>, Path(device): Path<String>) -> Posted {
+    site.state
+        .devices
+        .admit(&device)
+        .await
+        .map_err(refused(&device))?;
+    Ok(Done::to("/devices?done=admitted"))
+}
+
+/// `POST /devices/{device}/ignore`
+pub async fn ignore(State(site): State<Arc<Site>>, Path(device): Path<String>) -> Posted {
+    site.state
+        .devices
+        .ignore(&device)
+        .await
+        .map_err(refused(&device))?;
+    Ok(Done::to("/devices?done=ignored"))
+}
+
+/// `POST /devices/{device}/rename`
+pub async fn rename(
+    State(site): State<Arc<Site>>,
+    Path(device): Path<String>,
+    fields: Fields,
+) -> Posted {
+    site.state
+        .devices
+        .rename(&device, fields.text("name"))
+        .await
+        .map_err(refused(&device))?;
+    Ok(Done::to(format!(
+        "/devices/{}?done=renamed",
+        escape_query(&device)
+    )))
+}
+
+/// `POST /devices/{device}/import`
+pub async fn import(
+    State(site): State<Arc<Site>>,
+    Path(device): Path<String>,
+    fields: Fields,
+) -> Posted {
+    let path = format!("/devices/{}", escape_query(&device));
+    match fields.raw("object") {
+        "" => {
+            site.state
+                .devices
+                .import_all(&device)
+                .await
+                .map_err(refused(&device))?;
+            Ok(Done::to(format!("{path}?done=importing")))
+        }
+        object => {
+            let title = site
+                .state
+                .devices
+                .import_one(&device, object)
+                .await
+                .map_err(refused(&device))?;
+            Ok(
+                Done::to(format!("/library/{title}?done=imported"))
+                    .fact("title", title.to_string()),
+            )
+        }
+    }
+}
+
+/// `POST /devices/{device}/import/cancel`
+pub async fn cancel_import(State(site): State<Arc<Site>>, Path(device): Path<String>) -> Done {
+    site.state.devices.cancel_import(&device);
+    Done::to(format!(
+        "/devices/{}?done=import-cancelled",
+        escape_query(&device)
+    ))
+}

@@ -1,0 +1,121 @@
+//! `GET /`: what plays, what is on its way, what arrived, what is new; and the next step for a newcomer (F24).
+
+use super::Site;
+use super::live::Follow;
+use super::respond::Page;
+use super::shell::{Nav, Shell};
+use super::view::{self, ImportCard, OrderCard, PlayingCard, Tile};
+use crate::catalog::ListingState;
+use crate::devices::DeviceStanding;
+use crate::library::TitleState;
+use crate::link::LinkStatus;
+use askama::Template;
+use axum::extract::{Query, State};
+use mantel_peripherals::Capability;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// Titles shown as new.
+const NEWEST: usize = 12;
+/// Orders shown as just arrived.
+const ARRIVED: usize = 3;
+
+#[derive(Template)]
+#[template(path = "home.html")]
+struct HomePage {
+    follow: Follow,
+    shell: Shell,
+    playing: Vec<PlayingCard>,
+    under_way: Vec<OrderCard>,
+    arrived: Vec<OrderCard>,
+    imports: Vec<ImportCard>,
+    newest: Vec<Tile>,
+    more: bool,
+    steps: Option<Steps>,
+    new_devices: usize,
+    offered: usize,
+}
+
+/// What a newcomer has done and what comes next.
+struct Steps {
+    connected: bool,
+    has_source: bool,
+    has_titles: bool,
+    has_player: bool,
+}
+
+impl Steps {
+    fn all_done(&self) -> bool {
+        self.connected && self.has_source && self.has_titles && self.has_player
+    }
+}
+
+/// What the form that led here did.
+#[derive(Deserialize)]
+pub struct After {
+    /// The word of [`Shell::with_notice`].
+    pub done: Option<String>,
+}
+
+/// `GET /`
+pub async fn page(State(site): State<Arc<Site>>, Query(after): Query<After>) -> Page {
+    let follow = Follow::new(
+        &site,
+        "orders playing imports library listings devices link",
+    );
+    let titles = site
+        .state
+        .library
+        .list()
+        .await
+        .map_err(|e| super::respond::Refusal::from_part(&e))?;
+    let orders = view::orders(&site);
+    let ready: Vec<&_> = titles
+        .iter()
+        .filter(|title| title.state == TitleState::Ready)
+        .collect();
+    let devices = site.state.devices.snapshot();
+    let devices = Arc::clone(&devices.borrow());
+    let admitted_with = |capability| {
+        devices.iter().any(|row| {
+            row.standing == DeviceStanding::Admitted && row.capabilities.contains(&capability)
+        })
+    };
+    let steps = Steps {
+        connected: *site.state.link.status().borrow() != LinkStatus::NotEnrolled,
+        has_source: admitted_with(Capability::ListMedia) || !titles.is_empty(),
+        has_titles: !titles.is_empty(),
+        has_player: admitted_with(Capability::Render),
+    };
+    let offered = site.state.exchange.listings();
+    let offered = offered
+        .borrow()
+        .iter()
+        .filter(|row| !row.mine && row.state == ListingState::Available)
+        .count();
+    let (under_way, over): (Vec<_>, Vec<_>) = orders.into_iter().partition(|order| order.moving);
+    Ok(super::respond::page(&HomePage {
+        follow,
+        shell: Shell::plain(&site, Nav::Home).with_notice(after.done.as_deref()),
+        playing: view::playing(&site),
+        under_way,
+        arrived: over
+            .into_iter()
+            .filter(|order| order.ready)
+            .take(ARRIVED)
+            .collect(),
+        imports: view::imports(&site),
+        newest: ready
+            .iter()
+            .take(NEWEST)
+            .map(|title| Tile::of_title(title))
+            .collect(),
+        more: titles.len() > NEWEST,
+        steps: Some(steps).filter(|steps| !steps.all_done()),
+        new_devices: devices
+            .iter()
+            .filter(|row| row.standing == DeviceStanding::New)
+            .count(),
+        offered,
+    }))
+}

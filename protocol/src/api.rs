@@ -499,7 +499,10 @@ pub struct BillLine {
 }
 
 /// Reads a manifest out of a [`TitleEntry`], checking its signature and its limits.
-pub fn open_manifest(token: &str, publisher: &DeviceId) -> Result<Manifest, crate::token::TokenError> {
+pub fn open_manifest(
+    token: &str,
+    publisher: &DeviceId,
+) -> Result<Manifest, crate::token::TokenError> {
     let manifest: Manifest = crate::token::verify_device(publisher, token, Timestamp::UNIX_EPOCH)?;
     if manifest.publisher != *publisher || !manifest.is_well_formed() {
         return Err(crate::token::TokenError::Claims);

@@ -6,7 +6,9 @@
 //! This is what crate `bao-tree` does with a 1 MiB block, less its interleaved wire encoding: a flat list (32 bytes per
 //! MiB) leaves the sealed bytes of a chunk contiguous on disk and on the wire, so that they are hashed in one SIMD pass.
 
-use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use blake3::hazmat::{
+    ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -18,7 +20,9 @@ pub const CHUNK_BYTES: u64 = 1024 * 1024;
 pub const MAX_BLOB_BYTES: u64 = 1 << 40;
 
 /// A blob's name: the BLAKE3 hash of its sealed bytes, 64 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String, example = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262")]
 pub struct BlobId(pub [u8; 32]);
@@ -38,7 +42,9 @@ impl fmt::Debug for BlobId {
 impl FromStr for BlobId {
     type Err = BlobError;
     fn from_str(text: &str) -> Result<Self, BlobError> {
-        blake3::Hash::from_hex(text).map(|hash| Self(*hash.as_bytes())).map_err(|_| BlobError::NotAnId)
+        blake3::Hash::from_hex(text)
+            .map(|hash| Self(*hash.as_bytes()))
+            .map_err(|_| BlobError::NotAnId)
     }
 }
 
@@ -105,7 +111,10 @@ pub fn chunk_len(size: u64, index: u64) -> Option<u64> {
 /// How many bytes the chunks of `ranges` hold in a blob of `size` bytes. Ranges past the end count nothing.
 pub fn ranges_len(size: u64, ranges: &[ChunkRange]) -> u64 {
     let at = |chunk: u64| chunk.saturating_mul(CHUNK_BYTES).min(size);
-    ranges.iter().map(|range| at(range.end()) - at(range.start)).fold(0, u64::saturating_add)
+    ranges
+        .iter()
+        .map(|range| at(range.end()) - at(range.start))
+        .fold(0, u64::saturating_add)
 }
 
 /// A blob's chunk hashes: the chaining value of each chunk, or, of a one-chunk blob, its root hash.
@@ -157,7 +166,11 @@ impl HashList {
             hasher.set_input_offset(index * CHUNK_BYTES).update(bytes);
             hasher.finalize_non_root()
         };
-        if got == *want { Ok(()) } else { Err(BlobError::WrongBytes(index)) }
+        if got == *want {
+            Ok(())
+        } else {
+            Err(BlobError::WrongBytes(index))
+        }
     }
 }
 
@@ -228,7 +241,11 @@ impl BlobHasher {
         } else {
             self.hashes.push(self.current.finalize_non_root());
         }
-        Ok(HashList { id: BlobId(merge_root(&self.hashes)), size: self.size, hashes: self.hashes })
+        Ok(HashList {
+            id: BlobId(merge_root(&self.hashes)),
+            size: self.size,
+            hashes: self.hashes,
+        })
     }
 }
 
@@ -243,7 +260,17 @@ mod tests {
     #[test]
     fn merges_to_the_plain_blake3_hash() {
         let mib = CHUNK_BYTES as usize;
-        for len in [1, 1024, mib - 1, mib, mib + 1, 2 * mib, 3 * mib + 7, 5 * mib, 8 * mib + 1] {
+        for len in [
+            1,
+            1024,
+            mib - 1,
+            mib,
+            mib + 1,
+            2 * mib,
+            3 * mib + 7,
+            5 * mib,
+            8 * mib + 1,
+        ] {
             let data = bytes(len);
             let mut hasher = BlobHasher::new();
             for piece in data.chunks(70_001) {
@@ -267,20 +294,47 @@ mod tests {
         let list = hasher.finish().expect("not empty");
         let first = &data[..CHUNK_BYTES as usize];
         assert_eq!(list.verify_chunk(1, first), Err(BlobError::WrongBytes(1)));
-        assert_eq!(list.verify_chunk(0, &first[1..]), Err(BlobError::WrongBytes(0)));
+        assert_eq!(
+            list.verify_chunk(0, &first[1..]),
+            Err(BlobError::WrongBytes(0))
+        );
         assert_eq!(list.verify_chunk(4, first), Err(BlobError::NoSuchChunk(4)));
         let mut hashes = list.hashes().to_vec();
         hashes.swap(0, 1);
-        assert_eq!(HashList::verified(list.id(), list.size(), hashes), Err(BlobError::WrongHashList));
-        assert_eq!(HashList::verified(list.id(), 0, vec![]), Err(BlobError::Size));
+        assert_eq!(
+            HashList::verified(list.id(), list.size(), hashes),
+            Err(BlobError::WrongHashList)
+        );
+        assert_eq!(
+            HashList::verified(list.id(), 0, vec![]),
+            Err(BlobError::Size)
+        );
         assert_eq!(BlobHasher::new().finish(), Err(BlobError::Size));
     }
 
     #[test]
     fn counts_bytes_of_ranges_from_peers() {
         let size = 2 * CHUNK_BYTES + 5;
-        assert_eq!(ranges_len(size, &[ChunkRange { start: 1, count: u64::MAX }]), CHUNK_BYTES + 5);
-        assert_eq!(ranges_len(size, &[ChunkRange { start: u64::MAX, count: 9 }]), 0);
+        assert_eq!(
+            ranges_len(
+                size,
+                &[ChunkRange {
+                    start: 1,
+                    count: u64::MAX
+                }]
+            ),
+            CHUNK_BYTES + 5
+        );
+        assert_eq!(
+            ranges_len(
+                size,
+                &[ChunkRange {
+                    start: u64::MAX,
+                    count: 9
+                }]
+            ),
+            0
+        );
         assert_eq!(chunk_len(size, 2), Some(5));
         assert_eq!(chunk_len(size, 3), None);
     }

@@ -122,11 +122,18 @@ mod tests {
 
     #[test]
     fn frames_round_trip() {
-        let wanted = Request::Want { ranges: vec![ChunkRange { start: 3, count: 9 }] };
+        let wanted = Request::Want {
+            ranges: vec![ChunkRange { start: 3, count: 9 }],
+        };
         let frame = encode(&wanted);
-        assert_eq!(frame.len(), 4 + u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize);
+        assert_eq!(
+            frame.len(),
+            4 + u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize
+        );
         assert_eq!(decode::<Request>(&frame[4..]), Ok(wanted));
-        let answer = Answer::Accept { hashes: vec![[7; 32]; 3] };
+        let answer = Answer::Accept {
+            hashes: vec![[7; 32]; 3],
+        };
         assert_eq!(decode::<Answer>(&encode(&answer)[4..]), Ok(answer));
     }
 

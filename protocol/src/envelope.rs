@@ -38,7 +38,13 @@ impl OpeningKey {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
         let secret = Secret::from_bytes(bytes).map_err(|_| KeyError::Damaged)?;
         let public = X25519HkdfSha256::sk_to_pk(&secret);
-        let public = SealKey(public.to_bytes().as_slice().try_into().map_err(|_| KeyError::Damaged)?);
+        let public = SealKey(
+            public
+                .to_bytes()
+                .as_slice()
+                .try_into()
+                .map_err(|_| KeyError::Damaged)?,
+        );
         Ok(Self { secret, public })
     }
 
@@ -78,25 +84,32 @@ pub enum EnvelopeError {
 /// Seals `plain` to `to`. `context` says what for (title, blob, device); opening needs the same.
 pub fn seal(to: &SealKey, context: &[u8], plain: &[u8]) -> Result<Envelope, EnvelopeError> {
     let public = Public::from_bytes(&to.0).map_err(|_| EnvelopeError::Receiver)?;
-    let (encapped, sealed) = hpke::single_shot_seal::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
-        &OpModeS::Base,
-        &public,
-        INFO,
-        plain,
-        context,
-    )
-    .map_err(|_| EnvelopeError::Receiver)?;
+    let (encapped, sealed) =
+        hpke::single_shot_seal::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+            &OpModeS::Base,
+            &public,
+            INFO,
+            plain,
+            context,
+        )
+        .map_err(|_| EnvelopeError::Receiver)?;
     let mut bytes = encapped.to_bytes().to_vec();
     bytes.extend_from_slice(&sealed);
     Ok(Envelope(BASE64.encode(&bytes)))
 }
 
 /// Opens an envelope.
-pub fn open(key: &OpeningKey, context: &[u8], envelope: &Envelope) -> Result<Zeroizing<Vec<u8>>, EnvelopeError> {
+pub fn open(
+    key: &OpeningKey,
+    context: &[u8],
+    envelope: &Envelope,
+) -> Result<Zeroizing<Vec<u8>>, EnvelopeError> {
     if envelope.0.len() > MAX_ENVELOPE_CHARS {
         return Err(EnvelopeError::Malformed);
     }
-    let bytes = BASE64.decode(envelope.0.as_bytes()).map_err(|_| EnvelopeError::Malformed)?;
+    let bytes = BASE64
+        .decode(envelope.0.as_bytes())
+        .map_err(|_| EnvelopeError::Malformed)?;
     let (encapped, sealed) = bytes.split_at_checked(32).ok_or(EnvelopeError::Malformed)?;
     let encapped = Encapped::from_bytes(encapped).map_err(|_| EnvelopeError::Malformed)?;
     hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
@@ -131,15 +144,29 @@ mod tests {
     fn opens_for_its_key_and_context_only() {
         let key = OpeningKey::generate();
         let envelope = seal(&key.seal_key(), b"title", b"secret").expect("a good key");
-        assert_eq!(open(&key, b"title", &envelope).as_deref(), Ok(&b"secret".to_vec()));
+        assert_eq!(
+            open(&key, b"title", &envelope).as_deref(),
+            Ok(&b"secret".to_vec())
+        );
         assert_eq!(open(&key, b"other", &envelope), Err(EnvelopeError::Refused));
-        assert_eq!(open(&OpeningKey::generate(), b"title", &envelope), Err(EnvelopeError::Refused));
+        assert_eq!(
+            open(&OpeningKey::generate(), b"title", &envelope),
+            Err(EnvelopeError::Refused)
+        );
         let again = OpeningKey::from_bytes(&key.to_bytes()[..]).expect("stored bytes");
         assert_eq!(again.seal_key(), key.seal_key());
-        for text in ["", "AAAA", "not base64!", &"A".repeat(MAX_ENVELOPE_CHARS + 4)] {
+        for text in [
+            "",
+            "AAAA",
+            "not base64!",
+            &"A".repeat(MAX_ENVELOPE_CHARS + 4),
+        ] {
             let broken = Envelope::from_text(text.to_owned());
             assert_eq!(open(&key, b"title", &broken), Err(EnvelopeError::Malformed));
         }
-        assert!(seal(&SealKey([0; 32]), b"", b"x").is_err(), "the all-zero point");
+        assert!(
+            seal(&SealKey([0; 32]), b"", b"x").is_err(),
+            "the all-zero point"
+        );
     }
 }

@@ -50,6 +50,8 @@ impl Grant {
 
     /// Whether it covers a chunk.
     pub fn covers(&self, chunk: u64) -> bool {
-        self.chunks.iter().any(|range| (range.start..range.end()).contains(&chunk))
+        self.chunks
+            .iter()
+            .any(|range| (range.start..range.end()).contains(&chunk))
     }
 }

@@ -106,6 +106,9 @@ mod tests {
         assert!(id.to_string().parse::<OrderId>().is_err());
         assert!("home_".parse::<HomeId>().is_err());
         let json = serde_json::to_string(&id).expect("a string serialises");
-        assert_eq!(serde_json::from_str::<HomeId>(&json).expect("round trip"), id);
+        assert_eq!(
+            serde_json::from_str::<HomeId>(&json).expect("round trip"),
+            id
+        );
     }
 }

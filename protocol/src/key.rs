@@ -97,7 +97,11 @@ impl SigningKey {
     pub fn from_seed(seed: &[u8]) -> Result<Self, KeyError> {
         let seed = <[u8; 32]>::try_from(seed).map_err(|_| KeyError::Damaged)?;
         let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| KeyError::Damaged)?;
-        let public = pair.public_key().as_ref().try_into().map_err(|_| KeyError::Damaged)?;
+        let public = pair
+            .public_key()
+            .as_ref()
+            .try_into()
+            .map_err(|_| KeyError::Damaged)?;
         Ok(Self { seed, public })
     }
 
@@ -120,7 +124,8 @@ impl SigningKey {
     pub fn pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
         // SEQUENCE { 0, SEQUENCE { OID 1.3.101.112 }, OCTET STRING { OCTET STRING seed } }
         let mut der = vec![
-            0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+            0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22,
+            0x04, 0x20,
         ];
         der.extend_from_slice(&self.seed);
         Zeroizing::new(der)
@@ -135,8 +140,9 @@ impl SigningKey {
 }
 
 /// SubjectPublicKeyInfo of an Ed25519 key (RFC 8410 §4): 12 bytes of header, then the key.
-pub const ED25519_SPKI_PREFIX: [u8; 12] =
-    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+pub const ED25519_SPKI_PREFIX: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
 
 impl DeviceId {
     /// This key as SubjectPublicKeyInfo, as TLS raw public keys (RFC 7250) carry it.
@@ -174,7 +180,10 @@ mod tests {
         let again = SigningKey::from_seed(&key.seed()[..]).expect("a stored seed");
         assert_eq!(again.device_id(), id);
         assert!(Ed25519KeyPair::from_pkcs8(&key.pkcs8_der()).is_ok());
-        assert_eq!("x".repeat(52).parse::<DeviceId>().is_ok(), BASE32_NOPAD.decode("X".repeat(52).as_bytes()).is_ok());
+        assert_eq!(
+            "x".repeat(52).parse::<DeviceId>().is_ok(),
+            BASE32_NOPAD.decode("X".repeat(52).as_bytes()).is_ok()
+        );
         assert_eq!("".parse::<DeviceId>(), Err(KeyError::NotAKey));
     }
 }

@@ -86,7 +86,9 @@ pub struct Use {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LicenseRefusal {
     /// It was not started in time.
-    #[error("the time to start this title ended {0}; nothing more will be charged, order it again to play it")]
+    #[error(
+        "the time to start this title ended {0}; nothing more will be charged, order it again to play it"
+    )]
     StartExpired(Timestamp),
     /// The viewing period is over.
     #[error("the viewing period ended {0}; order it again to play it")]
@@ -100,7 +102,8 @@ impl License {
     /// Whether the title may be played at `now` (signed server time, see DESIGN §3), and until when (`None`: no end).
     pub fn judge(&self, used: Use, now: Timestamp) -> Result<Option<Timestamp>, LicenseRefusal> {
         let after = |from: Timestamp, seconds: u32| {
-            from.checked_add(SignedDuration::from_secs(i64::from(seconds))).unwrap_or(Timestamp::MAX)
+            from.checked_add(SignedDuration::from_secs(i64::from(seconds)))
+                .unwrap_or(Timestamp::MAX)
         };
         let window_end = match (used.first_play, self.terms.viewing_window_s) {
             (Some(first), Some(seconds)) => Some(after(first, seconds)),
@@ -110,7 +113,10 @@ impl License {
             return Err(LicenseRefusal::WindowExpired(end));
         }
         if used.first_play.is_none()
-            && let Some(end) = self.terms.start_within_s.map(|seconds| after(self.granted, seconds))
+            && let Some(end) = self
+                .terms
+                .start_within_s
+                .map(|seconds| after(self.granted, seconds))
             && now >= end
         {
             return Err(LicenseRefusal::StartExpired(end));
@@ -134,7 +140,11 @@ mod tests {
 
     #[test]
     fn judges_both_rental_clocks_and_plays() {
-        let terms = Terms { start_within_s: Some(100), viewing_window_s: Some(50), plays: Some(2) };
+        let terms = Terms {
+            start_within_s: Some(100),
+            viewing_window_s: Some(50),
+            plays: Some(2),
+        };
         let license = License {
             id: LicenseId::generate(),
             pass: PassId::generate(),
@@ -146,11 +156,27 @@ mod tests {
         };
         let never = Use::default();
         assert_eq!(license.judge(never, at(1_099)), Ok(None));
-        assert_eq!(license.judge(never, at(1_100)), Err(LicenseRefusal::StartExpired(at(1_100))));
-        let once = Use { first_play: Some(at(1_090)), plays: 1 };
-        assert_eq!(license.judge(once, at(1_139)), Ok(Some(at(1_140))), "started in time: the window rules");
-        assert_eq!(license.judge(once, at(1_140)), Err(LicenseRefusal::WindowExpired(at(1_140))));
+        assert_eq!(
+            license.judge(never, at(1_100)),
+            Err(LicenseRefusal::StartExpired(at(1_100)))
+        );
+        let once = Use {
+            first_play: Some(at(1_090)),
+            plays: 1,
+        };
+        assert_eq!(
+            license.judge(once, at(1_139)),
+            Ok(Some(at(1_140))),
+            "started in time: the window rules"
+        );
+        assert_eq!(
+            license.judge(once, at(1_140)),
+            Err(LicenseRefusal::WindowExpired(at(1_140)))
+        );
         let twice = Use { plays: 2, ..once };
-        assert_eq!(license.judge(twice, at(1_100)), Err(LicenseRefusal::PlaysUsed(2)));
+        assert_eq!(
+            license.judge(twice, at(1_100)),
+            Err(LicenseRefusal::PlaysUsed(2))
+        );
     }
 }

@@ -16,7 +16,19 @@ pub const MAX_ASSETS: usize = 64;
 pub const MAX_NAME_CHARS: usize = 200;
 
 /// What kind of media a title is (F3). Restrictions may name kinds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum MediaKind {
     /// Sound alone.
@@ -110,7 +122,10 @@ impl Claims for Manifest {
 impl Manifest {
     /// The size of all sealed assets, bytes: what a delivery moves.
     pub fn sealed_bytes(&self) -> u64 {
-        self.assets.iter().map(|asset| asset.sealed_bytes).fold(0, u64::saturating_add)
+        self.assets
+            .iter()
+            .map(|asset| asset.sealed_bytes)
+            .fold(0, u64::saturating_add)
     }
 
     /// Whether counts and lengths are within the documented limits.
@@ -135,14 +150,23 @@ pub struct TitleKeys {
 impl TitleKeys {
     /// Keys in the order of the manifest's assets.
     pub fn new<'a>(keys: impl IntoIterator<Item = (BlobId, &'a ContentKey)>) -> Self {
-        Self { keys: keys.into_iter().map(|(blob, key)| (blob, BASE64.encode(key.expose()))).collect() }
+        Self {
+            keys: keys
+                .into_iter()
+                .map(|(blob, key)| (blob, BASE64.encode(key.expose())))
+                .collect(),
+        }
     }
 
     /// The key of one asset.
     pub fn key_of(&self, blob: BlobId) -> Option<Result<ContentKey, SealError>> {
         let (_, text) = self.keys.iter().find(|(id, _)| *id == blob)?;
         let bytes = BASE64.decode(text.as_bytes()).map(Zeroizing::new);
-        Some(bytes.map_err(|_| SealError::Key).and_then(|bytes| ContentKey::from_bytes(&bytes)))
+        Some(
+            bytes
+                .map_err(|_| SealError::Key)
+                .and_then(|bytes| ContentKey::from_bytes(&bytes)),
+        )
     }
 
     /// The plaintext of an envelope.

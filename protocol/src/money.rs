@@ -93,11 +93,19 @@ impl Money {
         let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
         let digits = currency.exponent() as usize;
         let plain = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-        if whole.is_empty() || whole.len() > 12 || fraction.len() > digits || !plain(whole) || !plain(fraction) {
+        if whole.is_empty()
+            || whole.len() > 12
+            || fraction.len() > digits
+            || !plain(whole)
+            || !plain(fraction)
+        {
             return Err(MoneyError::Amount);
         }
         let padded = format!("{whole}{fraction:0<digits$}");
-        padded.parse().map(|minor| Self { minor, currency }).map_err(|_| MoneyError::Amount)
+        padded
+            .parse()
+            .map(|minor| Self { minor, currency })
+            .map_err(|_| MoneyError::Amount)
     }
 }
 
@@ -109,7 +117,12 @@ impl fmt::Display for Money {
         let (whole, rest) = ((self.minor / scale).abs(), (self.minor % scale).abs());
         match digits {
             0 => write!(f, "{sign}{whole} {}", self.currency),
-            _ => write!(f, "{sign}{whole}.{rest:0width$} {}", self.currency, width = digits as usize),
+            _ => write!(
+                f,
+                "{sign}{whole}.{rest:0width$} {}",
+                self.currency,
+                width = digits as usize
+            ),
         }
     }
 }
@@ -121,10 +134,17 @@ mod tests {
     #[test]
     fn reads_and_writes_amounts() {
         for (text, minor) in [("12", 1200), ("12.5", 1250), ("0,05", 5), (" 3.99 ", 399)] {
-            assert_eq!(Money::parse(text, Currency::EUR), Ok(Money::new(minor, Currency::EUR)));
+            assert_eq!(
+                Money::parse(text, Currency::EUR),
+                Ok(Money::new(minor, Currency::EUR))
+            );
         }
         for text in ["", "-1", "1.234", "1e3", "9999999999999", "1.2.3", "abc"] {
-            assert_eq!(Money::parse(text, Currency::EUR), Err(MoneyError::Amount), "{text}");
+            assert_eq!(
+                Money::parse(text, Currency::EUR),
+                Err(MoneyError::Amount),
+                "{text}"
+            );
         }
         assert_eq!(Money::new(-1205, Currency::EUR).to_string(), "-12.05 EUR");
         let yen = Currency::try_from("JPY".to_owned()).expect("a currency");

@@ -192,7 +192,11 @@ fn side_word(side: Side) -> &'static str {
 }
 
 fn because(note: &str) -> String {
-    if note.is_empty() { String::new() } else { format!(" ({note})") }
+    if note.is_empty() {
+        String::new()
+    } else {
+        format!(" ({note})")
+    }
 }
 
 /// Judges an exchange against all restrictions. `used(home, side, period_h)` tells how many sealed bytes a home moved
@@ -202,7 +206,10 @@ pub fn judge(
     exchange: &Exchange,
     used: impl Fn(HomeId, Side, u32) -> u64,
 ) -> Result<(), Denial> {
-    for (side, party) in [(Side::Sender, exchange.sender), (Side::Receiver, exchange.receiver)] {
+    for (side, party) in [
+        (Side::Sender, exchange.sender),
+        (Side::Receiver, exchange.receiver),
+    ] {
         if !party.active {
             return Err(Denial::Suspended(side));
         }
@@ -233,24 +240,50 @@ fn judge_one(
         initiative.is_none_or(|i| i == exchange.initiative) && side.is_none_or(|s| s == here)
     };
     match &restriction.rule {
-        Rule::Block { peers, initiative, side }
-            if applies(initiative, side) && (peers.is_empty() || peers.contains(&peer)) =>
-        {
+        Rule::Block {
+            peers,
+            initiative,
+            side,
+        } if applies(initiative, side) && (peers.is_empty() || peers.contains(&peer)) => {
             Err(Denial::Peer { id, note: note() })
         }
-        Rule::AllowOnly { peers, initiative, side } if applies(initiative, side) && !peers.contains(&peer) => {
+        Rule::AllowOnly {
+            peers,
+            initiative,
+            side,
+        } if applies(initiative, side) && !peers.contains(&peer) => {
             Err(Denial::Peer { id, note: note() })
         }
         Rule::Kinds { allowed } if here == Side::Receiver && !allowed.contains(&exchange.kind) => {
-            Err(Denial::Kind { id, kind: exchange.kind, note: note() })
+            Err(Denial::Kind {
+                id,
+                kind: exchange.kind,
+                note: note(),
+            })
         }
         Rule::MaxTitleBytes { bytes } if here == Side::Receiver && exchange.bytes > *bytes => {
-            Err(Denial::TooLarge { id, bytes: exchange.bytes, limit: *bytes, note: note() })
+            Err(Denial::TooLarge {
+                id,
+                bytes: exchange.bytes,
+                limit: *bytes,
+                note: note(),
+            })
         }
-        Rule::Quota { side, bytes, period_h } if *side == here => {
+        Rule::Quota {
+            side,
+            bytes,
+            period_h,
+        } if *side == here => {
             let used = used(home, here, *period_h);
             if used.saturating_add(exchange.bytes) > *bytes {
-                return Err(Denial::Quota { id, side: here, used, limit: *bytes, period_h: *period_h, note: note() });
+                return Err(Denial::Quota {
+                    id,
+                    side: here,
+                    used,
+                    limit: *bytes,
+                    period_h: *period_h,
+                    note: note(),
+                });
             }
             Ok(())
         }
@@ -263,7 +296,10 @@ mod tests {
     use super::*;
 
     fn exchange() -> Exchange {
-        let party = || Party { home: HomeId::generate(), active: true };
+        let party = || Party {
+            home: HomeId::generate(),
+            active: true,
+        };
         Exchange {
             initiative: Initiative::Pull,
             sender: party(),
@@ -274,7 +310,12 @@ mod tests {
     }
 
     fn rule(home: Option<HomeId>, rule: Rule) -> Vec<Restriction> {
-        vec![Restriction { id: RestrictionId::generate(), home, rule, note: String::new() }]
+        vec![Restriction {
+            id: RestrictionId::generate(),
+            home,
+            rule,
+            note: String::new(),
+        }]
     }
 
     fn none(_: HomeId, _: Side, _: u32) -> u64 {
@@ -289,27 +330,58 @@ mod tests {
         assert_eq!(judge(&[], &it, none), Err(Denial::Suspended(Side::Sender)));
         it.sender.active = true;
         it.receiver.active = false;
-        assert_eq!(judge(&[], &it, none), Err(Denial::Suspended(Side::Receiver)));
+        assert_eq!(
+            judge(&[], &it, none),
+            Err(Denial::Suspended(Side::Receiver))
+        );
     }
 
     #[test]
     fn block_list_names_peer_initiative_and_side() {
         let it = exchange();
         let block = |peers, initiative, side| {
-            rule(Some(it.sender.home), Rule::Block { peers, initiative, side })
+            rule(
+                Some(it.sender.home),
+                Rule::Block {
+                    peers,
+                    initiative,
+                    side,
+                },
+            )
         };
         let denied = |rules: Vec<Restriction>| judge(&rules, &it, none).is_err();
         assert!(denied(block(vec![it.receiver.home], None, None)));
-        assert!(denied(block(vec![], Some(Initiative::Pull), Some(Side::Sender))));
-        assert!(!denied(block(vec![it.receiver.home], Some(Initiative::Push), None)));
-        assert!(!denied(block(vec![it.receiver.home], None, Some(Side::Receiver))));
+        assert!(denied(block(
+            vec![],
+            Some(Initiative::Pull),
+            Some(Side::Sender)
+        )));
+        assert!(!denied(block(
+            vec![it.receiver.home],
+            Some(Initiative::Push),
+            None
+        )));
+        assert!(!denied(block(
+            vec![it.receiver.home],
+            None,
+            Some(Side::Receiver)
+        )));
         assert!(!denied(block(vec![HomeId::generate()], None, None)));
     }
 
     #[test]
     fn allow_list_refuses_all_others() {
         let it = exchange();
-        let only = |peers| rule(Some(it.receiver.home), Rule::AllowOnly { peers, initiative: None, side: None });
+        let only = |peers| {
+            rule(
+                Some(it.receiver.home),
+                Rule::AllowOnly {
+                    peers,
+                    initiative: None,
+                    side: None,
+                },
+            )
+        };
         assert_eq!(judge(&only(vec![it.sender.home]), &it, none), Ok(()));
         assert!(judge(&only(vec![]), &it, none).is_err());
     }
@@ -317,12 +389,27 @@ mod tests {
     #[test]
     fn kind_size_and_quota_bind_the_receiver() {
         let it = exchange();
-        let denied = |rule_: Rule, used: u64| judge(&rule(None, rule_), &it, |_, _, _| used).is_err();
-        assert!(denied(Rule::Kinds { allowed: vec![MediaKind::Image] }, 0));
-        assert!(!denied(Rule::Kinds { allowed: vec![MediaKind::Video] }, 0));
+        let denied =
+            |rule_: Rule, used: u64| judge(&rule(None, rule_), &it, |_, _, _| used).is_err();
+        assert!(denied(
+            Rule::Kinds {
+                allowed: vec![MediaKind::Image]
+            },
+            0
+        ));
+        assert!(!denied(
+            Rule::Kinds {
+                allowed: vec![MediaKind::Video]
+            },
+            0
+        ));
         assert!(denied(Rule::MaxTitleBytes { bytes: 99 }, 0));
         assert!(!denied(Rule::MaxTitleBytes { bytes: 100 }, 0));
-        let quota = || Rule::Quota { side: Side::Receiver, bytes: 150, period_h: 24 };
+        let quota = || Rule::Quota {
+            side: Side::Receiver,
+            bytes: 150,
+            period_h: 24,
+        };
         assert!(denied(quota(), 51));
         assert!(!denied(quota(), 50));
         assert!(denied(quota(), u64::MAX));

@@ -52,7 +52,9 @@ impl ContentKey {
 
     /// The key of stored or unsealed bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, SealError> {
-        <[u8; 32]>::try_from(bytes).map(Self).map_err(|_| SealError::Key)
+        <[u8; 32]>::try_from(bytes)
+            .map(Self)
+            .map_err(|_| SealError::Key)
     }
 
     /// The bytes, to be sealed again by another key.
@@ -105,7 +107,10 @@ impl RecordCipher {
             _ => return Err(SealError::Header),
         };
         let key = UnboundKey::new(algorithm, &key.0).map_err(|_| SealError::Key)?;
-        Ok(Self { key: LessSafeKey::new(key), header })
+        Ok(Self {
+            key: LessSafeKey::new(key),
+            header,
+        })
     }
 
     fn nonce(&self, record: u64, last: bool) -> Nonce {
@@ -133,7 +138,8 @@ impl Sealer {
             Cipher::Aes256Gcm => 2,
         };
         header[9] = RECORD_LOG2;
-        aws_lc_rs::rand::fill(&mut header[10..17]).expect("the operating system gives random bytes");
+        aws_lc_rs::rand::fill(&mut header[10..17])
+            .expect("the operating system gives random bytes");
         let cipher = RecordCipher::new(key, header).expect("the header names a known cipher");
         Self { cipher, next: 0 }
     }
@@ -146,7 +152,10 @@ impl Sealer {
     /// Seals the next record in place: `record` holds plaintext and gets its tag appended. Every record but the last
     /// must hold exactly [`RECORD_BYTES`].
     pub fn seal_record(&mut self, record: &mut Vec<u8>, last: Last) -> Result<(), SealError> {
-        debug_assert!(last == Last::Yes || record.len() == RECORD_BYTES, "short record inside a blob");
+        debug_assert!(
+            last == Last::Yes || record.len() == RECORD_BYTES,
+            "short record inside a blob"
+        );
         if self.next >= MAX_RECORDS {
             return Err(SealError::TooLong);
         }
@@ -194,7 +203,10 @@ impl Opener {
             return Err(SealError::Header);
         }
         let plain_len = plain_len(sealed_len).ok_or(SealError::Header)?;
-        Ok(Self { cipher: RecordCipher::new(key, header)?, plain_len })
+        Ok(Self {
+            cipher: RecordCipher::new(key, header)?,
+            plain_len,
+        })
     }
 
     /// How many bytes the plaintext has.
@@ -206,7 +218,10 @@ impl Opener {
     pub fn record_at(&self, offset: u64) -> RecordAt {
         let record = offset / RECORD_BYTES as u64;
         let plain_start = record * RECORD_BYTES as u64;
-        let plain = self.plain_len.saturating_sub(plain_start).min(RECORD_BYTES as u64);
+        let plain = self
+            .plain_len
+            .saturating_sub(plain_start)
+            .min(RECORD_BYTES as u64);
         RecordAt {
             record,
             sealed_offset: HEADER_BYTES as u64 + record * SEALED_RECORD_BYTES,
@@ -215,11 +230,19 @@ impl Opener {
     }
 
     /// Opens one record in place and returns its plaintext.
-    pub fn open_record<'a>(&self, record: u64, sealed: &'a mut [u8]) -> Result<&'a [u8], SealError> {
+    pub fn open_record<'a>(
+        &self,
+        record: u64,
+        sealed: &'a mut [u8],
+    ) -> Result<&'a [u8], SealError> {
         let last = (record + 1) * RECORD_BYTES as u64 >= self.plain_len;
         self.cipher
             .key
-            .open_in_place(self.cipher.nonce(record, last), Aad::from(self.cipher.header), sealed)
+            .open_in_place(
+                self.cipher.nonce(record, last),
+                Aad::from(self.cipher.header),
+                sealed,
+            )
             .map(|plain| &*plain)
             .map_err(|_| SealError::Record(record))
     }
@@ -233,8 +256,14 @@ pub fn seal(key: &ContentKey, cipher: Cipher, plain: &[u8]) -> Vec<u8> {
     for index in 0..records {
         let end = plain.len().min((index + 1) * RECORD_BYTES);
         let mut record = plain[index * RECORD_BYTES..end].to_vec();
-        let last = if index + 1 == records { Last::Yes } else { Last::No };
-        sealer.seal_record(&mut record, last).expect("what fits in memory has fewer than 2^32 records");
+        let last = if index + 1 == records {
+            Last::Yes
+        } else {
+            Last::No
+        };
+        sealer
+            .seal_record(&mut record, last)
+            .expect("what fits in memory has fewer than 2^32 records");
         out.extend_from_slice(&record);
     }
     out
@@ -249,7 +278,10 @@ pub fn open(key: &ContentKey, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
     loop {
         let at = opener.record_at(offset);
         let start = at.sealed_offset as usize;
-        let mut record = sealed.get(start..start + at.sealed_len).ok_or(SealError::Header)?.to_vec();
+        let mut record = sealed
+            .get(start..start + at.sealed_len)
+            .ok_or(SealError::Header)?
+            .to_vec();
         plain.extend_from_slice(opener.open_record(at.record, &mut record)?);
         offset += RECORD_BYTES as u64;
         if offset >= opener.plain_len() {
@@ -266,7 +298,15 @@ mod tests {
     fn seals_and_opens_every_boundary_size_with_both_ciphers() {
         let data: Vec<u8> = (0..3 * RECORD_BYTES + 9).map(|i| (i % 253) as u8).collect();
         for cipher in [Cipher::ChaCha20Poly1305, Cipher::Aes256Gcm] {
-            for len in [0, 1, RECORD_BYTES - 1, RECORD_BYTES, RECORD_BYTES + 1, 2 * RECORD_BYTES, data.len()] {
+            for len in [
+                0,
+                1,
+                RECORD_BYTES - 1,
+                RECORD_BYTES,
+                RECORD_BYTES + 1,
+                2 * RECORD_BYTES,
+                data.len(),
+            ] {
                 let key = ContentKey::generate();
                 let sealed = seal(&key, cipher, &data[..len]);
                 assert_eq!(sealed.len() as u64, sealed_len(len as u64));
@@ -282,7 +322,10 @@ mod tests {
         let key = ContentKey::generate();
         let sealed = seal(&key, Cipher::default(), &vec![5u8; 2 * RECORD_BYTES]);
         let record = RECORD_BYTES + TAG_BYTES;
-        assert!(open(&key, &sealed[..HEADER_BYTES + record]).is_err(), "cut after a whole record");
+        assert!(
+            open(&key, &sealed[..HEADER_BYTES + record]).is_err(),
+            "cut after a whole record"
+        );
         let mut swapped = sealed[..HEADER_BYTES].to_vec();
         swapped.extend_from_slice(&sealed[HEADER_BYTES + record..]);
         swapped.extend_from_slice(&sealed[HEADER_BYTES..HEADER_BYTES + record]);

@@ -4,10 +4,10 @@
 
 use crate::key::{DeviceId, ServerKey, SigningKey};
 use jiff::Timestamp;
+use pasetors::Public;
 use pasetors::keys::{AsymmetricPublicKey, AsymmetricSecretKey};
 use pasetors::token::UntrustedToken;
 use pasetors::version4::{PublicToken, V4};
-use pasetors::Public;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +46,9 @@ pub enum TokenError {
     #[error("this is not a Mantel token")]
     Malformed,
     /// Signed by another key, for another purpose, or altered.
-    #[error("the signature does not fit: the token is forged, altered, or meant for something else")]
+    #[error(
+        "the signature does not fit: the token is forged, altered, or meant for something else"
+    )]
     Signature,
     /// The claims inside are not of this kind.
     #[error("the token's claims cannot be read")]
@@ -74,7 +76,11 @@ pub fn verify<C: Claims>(key: &ServerKey, token: &str, now: Timestamp) -> Result
 }
 
 /// Verifies a token that a device signed. `now` judges its validity.
-pub fn verify_device<C: Claims>(key: &DeviceId, token: &str, now: Timestamp) -> Result<C, TokenError> {
+pub fn verify_device<C: Claims>(
+    key: &DeviceId,
+    token: &str,
+    now: Timestamp,
+) -> Result<C, TokenError> {
     verify_raw(&key.0, token, Some(now))
 }
 
@@ -95,7 +101,11 @@ fn parse(token: &str) -> Result<UntrustedToken<Public, V4>, TokenError> {
     UntrustedToken::try_from(token).map_err(|_| TokenError::Malformed)
 }
 
-fn verify_raw<C: Claims>(key: &[u8; 32], token: &str, now: Option<Timestamp>) -> Result<C, TokenError> {
+fn verify_raw<C: Claims>(
+    key: &[u8; 32],
+    token: &str,
+    now: Option<Timestamp>,
+) -> Result<C, TokenError> {
     let untrusted = parse(token)?;
     let key = AsymmetricPublicKey::<V4>::from(&key[..]).map_err(|_| TokenError::Signature)?;
     let trusted = PublicToken::verify(&key, &untrusted, None, Some(C::KIND.as_bytes()))
@@ -133,7 +143,14 @@ impl Claims for DeviceLogin {
 impl DeviceLogin {
     /// Signs a log-in that holds for [`DEVICE_LOGIN_S`].
     pub fn sign(key: &SigningKey, server: ServerKey, now: Timestamp) -> String {
-        sign(key, &Self { device: key.device_id(), server, validity: Validity::from_now(now, DEVICE_LOGIN_S) })
+        sign(
+            key,
+            &Self {
+                device: key.device_id(),
+                server,
+                validity: Validity::from_now(now, DEVICE_LOGIN_S),
+            },
+        )
     }
 
     /// Verifies a log-in; a device's clock may be off by [`CLOCK_SKEW_S`] to either side.
@@ -171,7 +188,10 @@ impl Validity {
         let expires = now
             .checked_add(jiff::SignedDuration::from_secs(seconds))
             .unwrap_or(Timestamp::MAX);
-        Self { not_before: now, expires }
+        Self {
+            not_before: now,
+            expires,
+        }
     }
 }
 
@@ -186,7 +206,10 @@ mod tests {
     #[test]
     fn verifies_for_its_purpose_signer_and_time_only() {
         let server = SigningKey::generate();
-        let time = ServerTime { now: at(1_000), nonce: "n".into() };
+        let time = ServerTime {
+            now: at(1_000),
+            nonce: "n".into(),
+        };
         let token = sign(&server, &time);
         assert!(verify::<ServerTime>(&server.server_key(), &token, at(5)).is_ok());
         assert_eq!(
@@ -205,11 +228,23 @@ mod tests {
         let device = SigningKey::generate();
         let server = SigningKey::generate().server_key();
         let token = DeviceLogin::sign(&device, server, at(10_000));
-        assert_eq!(DeviceLogin::verify(&token, &server, at(10_030)), Ok(device.device_id()));
-        assert_eq!(DeviceLogin::verify(&token, &server, at(10_000 - 100)), Ok(device.device_id()));
-        assert_eq!(DeviceLogin::verify(&token, &server, at(10_000 + 600)), Err(TokenError::Expired));
+        assert_eq!(
+            DeviceLogin::verify(&token, &server, at(10_030)),
+            Ok(device.device_id())
+        );
+        assert_eq!(
+            DeviceLogin::verify(&token, &server, at(10_000 - 100)),
+            Ok(device.device_id())
+        );
+        assert_eq!(
+            DeviceLogin::verify(&token, &server, at(10_000 + 600)),
+            Err(TokenError::Expired)
+        );
         let elsewhere = SigningKey::generate().server_key();
-        assert_eq!(DeviceLogin::verify(&token, &elsewhere, at(10_030)), Err(TokenError::Signature));
+        assert_eq!(
+            DeviceLogin::verify(&token, &elsewhere, at(10_030)),
+            Err(TokenError::Signature)
+        );
     }
 
     proptest::proptest! {

@@ -16,20 +16,31 @@ enum Source {
 
 impl Clock {
     /// The operating system's clock.
-    #[allow(clippy::disallowed_methods, reason = "the clock is where the operating system is asked")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the clock is where the operating system is asked"
+    )]
     pub fn real() -> Self {
-        Self(Source::Real { start: Instant::now() })
+        Self(Source::Real {
+            start: Instant::now(),
+        })
     }
 
     /// A clock that stands still until [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
-        Self(Source::Manual(Arc::new(Mutex::new((start, Duration::ZERO)))))
+        Self(Source::Manual(Arc::new(Mutex::new((
+            start,
+            Duration::ZERO,
+        )))))
     }
 
     /// Wall-clock time. May jump: on a box without a battery it is wrong until the network is there.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            #[allow(clippy::disallowed_methods, reason = "the clock is where the operating system is asked")]
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "the clock is where the operating system is asked"
+            )]
             Source::Real { .. } => Timestamp::now(),
             Source::Manual(time) => time.lock().expect("no holder of this lock panics").0,
         }

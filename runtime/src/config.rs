@@ -28,11 +28,17 @@ pub enum ConfigError {
 
 /// Reads `path`, or takes all defaults where no path is given. `T` must be `deny_unknown_fields` with defaults.
 pub fn load<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, ConfigError> {
-    let Some(path) = path else { return Ok(T::default()) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+    let Some(path) = path else {
+        return Ok(T::default());
+    };
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
 }
 
 #[cfg(test)]
@@ -51,7 +57,11 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
         writeln!(file, "port = 7\nprot = 8").expect("written");
         let error = load::<Tree>(Some(file.path())).expect_err("a typing error");
-        assert!(error.to_string().contains(&file.path().display().to_string()));
+        assert!(
+            error
+                .to_string()
+                .contains(&file.path().display().to_string())
+        );
         assert_eq!(load::<Tree>(None).expect("defaults").port, 0);
     }
 }

@@ -35,7 +35,9 @@ pub enum DbError {
     #[error("the database refused")]
     Sql(#[from] rusqlite::Error),
     /// The file was written by a newer version of the program.
-    #[error("the database was written by a newer version of this program ({module}: {found}, known: {known}); update")]
+    #[error(
+        "the database was written by a newer version of this program ({module}: {found}, known: {known}); update"
+    )]
     Newer {
         /// Which module.
         module: &'static str,
@@ -92,7 +94,11 @@ fn migrate(connection: &mut Connection, schemas: &[Schema]) -> Result<(), DbErro
             .unwrap_or(0) as usize;
         let known = schema.steps.len();
         if found > known {
-            return Err(DbError::Newer { module: schema.module, found, known });
+            return Err(DbError::Newer {
+                module: schema.module,
+                found,
+                known,
+            });
         }
         for step in &schema.steps[found..] {
             tx.execute_batch(step)?;
@@ -120,8 +126,15 @@ impl Db {
             .spawn(move || writer(connection, jobs))
             .expect("the system can start one more thread");
         let idle = std::sync::Mutex::new(Vec::new());
-        let readers = Readers { path: path.to_owned(), idle, places: Semaphore::new(READERS) };
-        Ok(Self { writes, readers: Arc::new(readers) })
+        let readers = Readers {
+            path: path.to_owned(),
+            idle,
+            places: Semaphore::new(READERS),
+        };
+        Ok(Self {
+            writes,
+            readers: Arc::new(readers),
+        })
     }
 
     /// Runs a transaction and commits it before returning. `job` rolls back by returning an error.
@@ -155,11 +168,20 @@ impl Db {
         E: From<DbError> + Send + 'static,
     {
         let readers = Arc::clone(&self.readers);
-        let _place = self.readers.places.acquire().await.map_err(|_| E::from(DbError::Closed))?;
+        let _place = self
+            .readers
+            .places
+            .acquire()
+            .await
+            .map_err(|_| E::from(DbError::Closed))?;
         tokio::task::spawn_blocking(move || {
             let connection = readers.take()?;
             let result = job(&connection);
-            readers.idle.lock().expect("no holder of this lock panics").push(connection);
+            readers
+                .idle
+                .lock()
+                .expect("no holder of this lock panics")
+                .push(connection);
             result
         })
         .await
@@ -169,7 +191,12 @@ impl Db {
 
 impl Readers {
     fn take(&self) -> Result<Connection, DbError> {
-        if let Some(connection) = self.idle.lock().expect("no holder of this lock panics").pop() {
+        if let Some(connection) = self
+            .idle
+            .lock()
+            .expect("no holder of this lock panics")
+            .pop()
+        {
             return Ok(connection);
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -228,9 +255,15 @@ fn run_one(tx: &mut Transaction<'_>, job: Job) -> rusqlite::Result<Done> {
 mod tests {
     use super::*;
 
-    const SCHEMA: Schema = Schema { module: "t", steps: &["CREATE TABLE t (n BIGINT NOT NULL)"] };
+    const SCHEMA: Schema = Schema {
+        module: "t",
+        steps: &["CREATE TABLE t (n BIGINT NOT NULL)"],
+    };
 
-    fn add(n: i64, result: Result<(), DbError>) -> impl FnOnce(&Transaction<'_>) -> Result<(), DbError> + Send {
+    fn add(
+        n: i64,
+        result: Result<(), DbError>,
+    ) -> impl FnOnce(&Transaction<'_>) -> Result<(), DbError> + Send {
         move |tx| {
             tx.execute("INSERT INTO t (n) VALUES ($1)", [n])?;
             result
@@ -262,7 +295,13 @@ mod tests {
         drop(db);
         let again = Db::open(&path, &[SCHEMA]).expect("opens again");
         assert_eq!(numbers(&again).await, [1, 3]);
-        let older = Schema { steps: &[], ..SCHEMA };
-        assert!(matches!(Db::open(&path, &[older]), Err(DbError::Newer { .. })));
+        let older = Schema {
+            steps: &[],
+            ..SCHEMA
+        };
+        assert!(matches!(
+            Db::open(&path, &[older]),
+            Err(DbError::Newer { .. })
+        ));
     }
 }

@@ -16,11 +16,22 @@ pub enum Mode {
 
 /// Replaces `path` by `bytes`, all or nothing.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let name = path
+        .file_name()
+        .ok_or(io::ErrorKind::InvalidInput)?
+        .to_string_lossy();
     let beside = folder.join(format!(".{name}.{}.new", std::process::id()));
     let bits = if mode == Mode::Secret { 0o600 } else { 0o640 };
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(bits).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(bits)
+        .open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&beside, path)?;
@@ -61,8 +72,15 @@ mod tests {
         let first = load_or_create_secret(&path, || vec![1, 2, 3]).expect("made");
         let second = load_or_create_secret(&path, || vec![9]).expect("read");
         assert_eq!((first, second), (vec![1, 2, 3], vec![1, 2, 3]));
-        let mode = std::fs::metadata(&path).expect("exists").permissions().mode();
+        let mode = std::fs::metadata(&path)
+            .expect("exists")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "nothing left beside");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).expect("a folder").count(),
+            1,
+            "nothing left beside"
+        );
     }
 }

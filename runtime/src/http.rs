@@ -45,7 +45,11 @@ pub struct TlsListener {
 
 impl TlsListener {
     /// Accepts on `listener` from now on, as tasks of `tasks`.
-    pub fn start(listener: TcpListener, config: rustls::ServerConfig, tasks: &Tasks) -> io::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        config: rustls::ServerConfig,
+        tasks: &Tasks,
+    ) -> io::Result<Self> {
         let local = listener.local_addr()?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let (send, ready) = mpsc::channel(READY_QUEUE);
@@ -53,7 +57,9 @@ impl TlsListener {
         let node = tasks.clone();
         tasks.spawn("tls-accept", async move {
             loop {
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                    return;
+                };
                 let (stream, peer) = accept(&listener).await;
                 let (acceptor, send) = (acceptor.clone(), send.clone());
                 node.spawn("tls-handshake", async move {

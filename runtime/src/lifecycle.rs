@@ -13,7 +13,9 @@ pub fn notify_ready(tasks: &Tasks) {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!(%error, "systemd was not told that the daemon is ready");
     }
-    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return;
+    };
     tasks.spawn("watchdog", async move {
         let mut every = tokio::time::interval(limit / 3);
         loop {

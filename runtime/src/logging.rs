@@ -33,7 +33,13 @@ pub struct RecentLog(Arc<Mutex<VecDeque<Line>>>);
 impl RecentLog {
     /// A copy, newest first.
     pub fn lines(&self) -> Vec<Line> {
-        self.0.lock().expect("no holder of this lock panics").iter().rev().cloned().collect()
+        self.0
+            .lock()
+            .expect("no holder of this lock panics")
+            .iter()
+            .rev()
+            .cloned()
+            .collect()
     }
 }
 
@@ -47,12 +53,22 @@ impl<S: Subscriber> Layer<S> for RecentLog {
         event.record(&mut text);
         let mut text = text.0;
         if text.len() > MAX_LINE_BYTES {
-            let cut = (0..=MAX_LINE_BYTES).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+            let cut = (0..=MAX_LINE_BYTES)
+                .rev()
+                .find(|&at| text.is_char_boundary(at))
+                .unwrap_or(0);
             text.truncate(cut);
             text.push('…');
         }
-        #[allow(clippy::disallowed_methods, reason = "a log line is stamped where it is made")]
-        let line = Line { at: jiff::Timestamp::now(), level: *meta.level(), text };
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "a log line is stamped where it is made"
+        )]
+        let line = Line {
+            at: jiff::Timestamp::now(),
+            level: *meta.level(),
+            text,
+        };
         let mut lines = self.0.lock().expect("no holder of this lock panics");
         if lines.len() == RECENT_LINES {
             lines.pop_front();
@@ -79,7 +95,12 @@ pub fn init(filter: &str) -> RecentLog {
     let installed = tracing_subscriber::registry()
         .with(filter)
         .with(recent.clone())
-        .with(fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false))
+        .with(
+            fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_target(false),
+        )
         .try_init();
     debug_assert!(installed.is_ok(), "logging is initialised once");
     recent

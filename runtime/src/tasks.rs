@@ -24,12 +24,19 @@ impl Default for Tasks {
 impl Tasks {
     /// The root of a process's tree.
     pub fn root() -> Self {
-        Self { tracker: TaskTracker::new(), token: CancellationToken::new() }
+        Self {
+            tracker: TaskTracker::new(),
+            token: CancellationToken::new(),
+        }
     }
 
     /// A node below: it stops with its parent, or alone by [`Tasks::cancel`]. The root waits for its tasks too.
+    #[must_use]
     pub fn child(&self) -> Self {
-        Self { tracker: self.tracker.clone(), token: self.token.child_token() }
+        Self {
+            tracker: self.tracker.clone(),
+            token: self.token.child_token(),
+        }
     }
 
     /// Runs a task until it ends by itself or the node is cancelled: then it is dropped at its next await. A task with
@@ -45,7 +52,10 @@ impl Tasks {
     }
 
     /// Runs a task that ends itself soon after the node's token is cancelled.
-    #[allow(clippy::disallowed_methods, reason = "the task tree is where tasks are spawned")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the task tree is where tasks are spawned"
+    )]
     pub fn spawn_graceful<F>(&self, name: &'static str, task: F) -> JoinHandle<()>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -68,8 +78,14 @@ impl Tasks {
     pub async fn shut_down(&self, patience: Duration) {
         self.token.cancel();
         self.tracker.close();
-        if tokio::time::timeout(patience, self.tracker.wait()).await.is_err() {
-            warn!(tasks = self.tracker.len(), "tasks still running at shutdown were abandoned");
+        if tokio::time::timeout(patience, self.tracker.wait())
+            .await
+            .is_err()
+        {
+            warn!(
+                tasks = self.tracker.len(),
+                "tasks still running at shutdown were abandoned"
+            );
         }
     }
 }

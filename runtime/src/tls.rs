@@ -5,11 +5,15 @@
 use mantel_protocol::key::{DeviceId, SigningKey};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer,
+    UnixTime,
+};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    SignatureScheme,
 };
 use std::sync::Arc;
 
@@ -47,7 +51,11 @@ pub fn raw_key_server(key: &SigningKey, alpn: &[u8]) -> Result<ServerConfig, Tls
 }
 
 /// Connects to the one peer that holds `peer`.
-pub fn raw_key_client(key: &SigningKey, peer: [u8; 32], alpn: &[u8]) -> Result<ClientConfig, TlsError> {
+pub fn raw_key_client(
+    key: &SigningKey,
+    peer: [u8; 32],
+    alpn: &[u8],
+) -> Result<ClientConfig, TlsError> {
     let own = certified(key)?;
     let resolver = rustls::client::AlwaysResolvesClientRawPublicKeys::new(own);
     let mut config = ClientConfig::builder_with_provider(provider())
@@ -65,7 +73,10 @@ pub fn pinned_client(pin: Pin) -> Result<ClientConfig, TlsError> {
     Ok(ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PinVerifier { pin, algorithms: algorithms() }))
+        .with_custom_certificate_verifier(Arc::new(PinVerifier {
+            pin,
+            algorithms: algorithms(),
+        }))
         .with_no_client_auth())
 }
 
@@ -79,7 +90,12 @@ pub fn pin_of(certificate: &CertificateDer<'_>) -> Result<Pin, TlsError> {
 
 fn provider_sha256(bytes: &[u8]) -> [u8; 32] {
     let suite = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
-    let hash = suite.tls13().expect("a TLS 1.3 suite").common.hash_provider.hash(bytes);
+    let hash = suite
+        .tls13()
+        .expect("a TLS 1.3 suite")
+        .common
+        .hash_provider
+        .hash(bytes);
     hash.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
@@ -116,16 +132,19 @@ struct RawKeyVerifier {
 
 impl RawKeyVerifier {
     fn new(wanted: Option<DeviceId>) -> Self {
-        Self { wanted, algorithms: algorithms() }
+        Self {
+            wanted,
+            algorithms: algorithms(),
+        }
     }
 
     fn check(&self, end_entity: &CertificateDer<'_>) -> Result<(), Error> {
         let device = DeviceId::from_spki_der(end_entity.as_ref())
             .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
         match self.wanted {
-            Some(wanted) if wanted != device => {
-                Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
-            }
+            Some(wanted) if wanted != device => Err(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            )),
             _ => Ok(()),
         }
     }
@@ -150,7 +169,8 @@ impl ServerCertVerifier for RawKeyVerifier {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.check(end_entity).map(|()| ServerCertVerified::assertion())
+        self.check(end_entity)
+            .map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -159,7 +179,9 @@ impl ServerCertVerifier for RawKeyVerifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered))
+        Err(Error::PeerIncompatible(
+            rustls::PeerIncompatible::Tls12NotOffered,
+        ))
     }
 
     fn verify_tls13_signature(
@@ -191,7 +213,8 @@ impl ClientCertVerifier for RawKeyVerifier {
         _: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check(end_entity).map(|()| ClientCertVerified::assertion())
+        self.check(end_entity)
+            .map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -200,7 +223,9 @@ impl ClientCertVerifier for RawKeyVerifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered))
+        Err(Error::PeerIncompatible(
+            rustls::PeerIncompatible::Tls12NotOffered,
+        ))
     }
 
     fn verify_tls13_signature(
@@ -239,7 +264,9 @@ impl ServerCertVerifier for PinVerifier {
     ) -> Result<ServerCertVerified, Error> {
         match pin_of(end_entity) {
             Ok(pin) if pin == self.pin => Ok(ServerCertVerified::assertion()),
-            Ok(_) => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
+            Ok(_) => Err(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            )),
             Err(TlsError(error)) => Err(error),
         }
     }
@@ -250,7 +277,9 @@ impl ServerCertVerifier for PinVerifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered))
+        Err(Error::PeerIncompatible(
+            rustls::PeerIncompatible::Tls12NotOffered,
+        ))
     }
 
     fn verify_tls13_signature(
@@ -273,10 +302,16 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-    async fn handshake(wanted: [u8; 32], server: &SigningKey, client: &SigningKey) -> Option<(DeviceId, DeviceId)> {
+    async fn handshake(
+        wanted: [u8; 32],
+        server: &SigningKey,
+        client: &SigningKey,
+    ) -> Option<(DeviceId, DeviceId)> {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let accept = TlsAcceptor::from(Arc::new(raw_key_server(server, b"t").expect("keys")));
-        let connect = TlsConnector::from(Arc::new(raw_key_client(client, wanted, b"t").expect("keys")));
+        let connect = TlsConnector::from(Arc::new(
+            raw_key_client(client, wanted, b"t").expect("keys"),
+        ));
         let (at_server, at_client) = tokio::join!(
             async {
                 let mut stream = accept.accept(far).await.ok()?;

@@ -142,6 +142,13 @@ async fn fifty_kills_lose_nothing_and_charge_once() -> Result<()> {
             "transfers end before they can be disturbed: {} kills",
             killed.len()
         );
+        // Every second transfer goes straight from home to home, the others through the relay.
+        let straight = orders.len() % 2 == 1;
+        if straight {
+            site.net.join_homes()?;
+        } else {
+            site.net.part_homes()?;
+        }
         let order = site.ben.buy(&title.id).await?;
         let (begun, before) = (Instant::now(), killed.len());
         let left = (KILLS - killed.len() as u32).min(KILLS_PER_TRANSFER);
@@ -172,10 +179,14 @@ async fn fifty_kills_lose_nothing_and_charge_once() -> Result<()> {
             .await?;
         let bytes = whole(&site, &title, original).await?;
         charged_once(&site, &order).await?;
+        let books = site.ledger(&order).await?;
+        let path = books.path.clone().unwrap_or_default();
         println!(
-            "transfer {:>2}: {:>3} kills so far, {bytes} bytes right, charged once, {:.1} s: {:?}",
+            "transfer {:>2}: {:>3} kills so far, {bytes} bytes right, charged once, {path} ({} bytes relayed, {} grants), {:.1} s: {:?}",
             orders.len() + 1,
             killed.len(),
+            books.relayed_bytes,
+            books.grants.len(),
             begun.elapsed().as_secs_f32(),
             &killed[before..],
         );

@@ -17,12 +17,12 @@ const CRATES: &[(&str, &[&str])] = &[
 /// The gateway's modules, top first. Modules of one row may not use each other's rows above.
 const GATEWAY: &[&[&str]] = &[
     &["app"],
+    &["config"],
     &["web"],
     &["playback"],
     &["exchange"],
     &["rights", "catalog"],
     &["library", "devices", "link"],
-    &["config"],
 ];
 
 /// The server's modules, top first.
@@ -33,9 +33,9 @@ const SERVER: &[&[&str]] = &[
     &["orders"],
     &["passes", "vault", "catalog", "restrictions"],
     &["ledger", "customers", "directory"],
+    &["config"],
     &["relay", "bus"],
     &["db", "error", "identity", "limit", "notice"],
-    &["config"],
 ];
 
 fn root() -> PathBuf {
@@ -56,13 +56,16 @@ fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// The top-level modules that a source text names by `crate::`, also inside `use crate::{a::…, b::…}`.
+/// The top-level modules that a source text names by `crate::`, also inside `use crate::{a::…, b::…}`. Comments may
+/// name what they like.
 fn used_modules(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices("crate::") {
         let line = text[..at].matches('\n').count() + 1;
         let before = text[..at].chars().next_back();
-        if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
+        let line_start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let comment = text[line_start..].trim_start().starts_with("//");
+        if comment || before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
             continue;
         }
         let rest = &text[at + "crate::".len()..];

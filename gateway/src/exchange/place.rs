@@ -1,8 +1,8 @@
 //! Places an order: written down with its idempotency key, then asked for, then repeated until answered (F12–F14).
 
 use super::{Exchange, ExchangeError, MAX_WAITING, Ordered, WaitingOrder, store};
-use crate::link::{ApiError, LinkStatus};
 use crate::link::api::random_hex;
+use crate::link::{ApiError, LinkStatus};
 use mantel_protocol::api::{
     Offered as ListedAs, OrderLimits, OrderRequest, PaymentInfo, TitleEntry,
 };

@@ -77,7 +77,7 @@ pub(super) async fn run(link: Link) {
             ties.broker = false;
             // The broker and the API are one server: what was true of it may be over.
             ties.api = false;
-            ties.why = "the server does not answer".to_owned();
+            "the server does not answer".clone_into(&mut ties.why);
         });
         if connected == Connected::Once {
             wait = FIRST_WAIT;

@@ -11,7 +11,7 @@
 //! - [`restriction`]: typed rules and the one pure function that judges them on both sides (F17).
 //! - [`token`]: PASETO v4.public; [`grant`], [`receipt`], [`license`]: what is signed (F25, F61, F67).
 //! - [`api`]: requests and answers of the HTTPS API. [`bus`]: MQTT topics and payloads.
-//! - [`chunk`]: the exchange between two gateways. [`relay`]: admission to the relay (F8).
+//! - [`chunk`]: the exchange between two gateways. [`relay`]: admission to the relay (F8). [`words`]: sizes for people.
 
 pub mod api;
 pub mod blob;
@@ -29,3 +29,4 @@ pub mod relay;
 pub mod restriction;
 pub mod seal;
 pub mod token;
+pub mod words;

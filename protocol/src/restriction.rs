@@ -3,6 +3,7 @@
 use crate::ids::{HomeId, RestrictionId};
 use crate::manifest::MediaKind;
 use crate::token::{Claims, Validity};
+use crate::words::size;
 use serde::{Deserialize, Serialize};
 
 /// The most restrictions in one server's set that a gateway accepts.
@@ -154,7 +155,7 @@ pub enum Denial {
         note: String,
     },
     /// The title is too large.
-    #[error("the title has {bytes} bytes; the receiving home may receive at most {limit}{}", because(.note))]
+    #[error("the title has {}; the receiving home may receive at most {}{}", size(*.bytes), size(*.limit), because(.note))]
     TooLarge {
         /// Which restriction.
         id: RestrictionId,
@@ -166,8 +167,11 @@ pub enum Denial {
         note: String,
     },
     /// The quota is used up.
-    #[error("the {} home's quota of {limit} bytes in {period_h} h does not leave room for this title ({used} used); \
-             try again later{}", side_word(*.side), because(.note))]
+    #[error(
+        "the {} home's quota of {} in {period_h} h does not leave room for this title ({} used); \
+         try again later{}",
+        side_word(*.side), size(*.limit), size(*.used), because(.note)
+    )]
     Quota {
         /// Which restriction.
         id: RestrictionId,

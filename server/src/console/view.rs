@@ -23,19 +23,7 @@ const SHORT: usize = 8;
 
 /// Bytes for people, in powers of 1,000.
 pub(super) fn bytes(count: &u64) -> String {
-    let count = *count;
-    let mut value = count as f64;
-    for unit in ["bytes", "kB", "MB", "GB", "TB"] {
-        if value < 999.5 || unit == "TB" {
-            return match unit {
-                "bytes" => format!("{count} bytes"),
-                _ if value < 9.95 => format!("{value:.1} {unit}"),
-                _ => format!("{value:.0} {unit}"),
-            };
-        }
-        value /= 1000.0;
-    }
-    unreachable!("the last unit returns")
+    mantel_protocol::words::size(*count)
 }
 
 /// Bytes, where they are known.

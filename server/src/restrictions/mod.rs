@@ -13,6 +13,7 @@ use mantel_protocol::restriction::{
     Initiative, MAX_RESTRICTIONS, Restriction, RestrictionSet, Rule, Side,
 };
 use mantel_protocol::token::{Validity, sign};
+use mantel_protocol::words::size;
 use mantel_runtime::db::Db;
 use rusqlite::Connection;
 
@@ -109,7 +110,7 @@ fn in_words(c: &Connection, rule: &Rule) -> Result<String> {
             let kinds: Vec<&str> = allowed.iter().map(|kind| kind.as_str()).collect();
             format!("receives only {}", kinds.join(", "))
         }
-        Rule::MaxTitleBytes { bytes } => format!("receives no title larger than {bytes} bytes"),
+        Rule::MaxTitleBytes { bytes } => format!("receives no title larger than {}", size(*bytes)),
         Rule::Quota {
             side,
             bytes,
@@ -120,7 +121,7 @@ fn in_words(c: &Connection, rule: &Rule) -> Result<String> {
             } else {
                 "receives"
             };
-            format!("{verb} at most {bytes} bytes in any {period_h} hours")
+            format!("{verb} at most {} in any {period_h} hours", size(*bytes))
         }
     })
 }

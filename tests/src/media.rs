@@ -91,3 +91,13 @@ pub fn long_clip(min_bytes: u64, to: &Path) -> Result<()> {
     );
     Ok(())
 }
+
+/// Bytes that anyone can make again from the same seed, of no known format: BLAKE3's output stream.
+pub fn noise(seed: &str, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new_derive_key("mantel tests: noise")
+        .update(seed.as_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
+    bytes
+}

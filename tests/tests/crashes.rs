@@ -34,15 +34,6 @@ const LARGE: usize = 32 * 1024 * 1024;
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-fn noise(seed: &str, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new_derive_key("mantel tests: noise")
-        .update(seed.as_bytes())
-        .finalize_xof()
-        .fill(&mut bytes);
-    bytes
-}
-
 async fn two_homes() -> Result<Site> {
     SiteBuilder::on(Net::two_homes().mode(Mode::Namespaces).up()?)
         .up()
@@ -251,7 +242,7 @@ async fn whole(site: &Site, title: &status::Title, original: blake3::Hash) -> Re
 async fn a_server_out_of_reach_delays_and_costs_nothing() -> Result<()> {
     let site = two_homes().await?;
     site.operator.credit("Ben", "20.00").await?;
-    let bytes = noise("away", LARGE);
+    let bytes = media::noise("away", LARGE);
     let original = blake3::hash(&bytes);
     let title = offered(&site, "Large.bin", bytes, "1.00").await?;
     let photo = std::fs::read(&media::photos()?[0])?;
@@ -329,7 +320,7 @@ async fn a_full_disk_waits_for_room_and_charges_nothing() -> Result<()> {
     // The gateway keeps 256 MiB free for everything else: of 320 MiB some 60 are for titles.
     let site = SiteBuilder::on(net).small_disk("b", "320m").up().await?;
     site.operator.credit("Ben", "20.00").await?;
-    let title = offered(&site, "Large.bin", noise("full", LARGE), "1.00").await?;
+    let title = offered(&site, "Large.bin", media::noise("full", LARGE), "1.00").await?;
     let ballast = site.b.inside(&site.b.data.join("ballast"))?;
     std::fs::write(&ballast, vec![0u8; 50 * 1024 * 1024]).context("filling the disk")?;
 

@@ -9,13 +9,15 @@ mod observe;
 mod operator;
 mod person;
 mod site;
+mod stage;
 pub mod status;
 
 pub use books::{Books, Entry, GrantRow, OrderBooks, Sums};
 pub use household::{Answer, Household};
 pub use intruder::{Entered, Intruder, Loot};
-pub use observe::{blob_file, recorded, sent_bytes, stored_bytes};
+pub use observe::{Counted, blob_file, recorded, sent_bytes, stored_bytes};
 pub use operator::Operator;
 pub use person::{Key, Person};
 pub use site::{GatewayHandle, Site, SiteBuilder};
+pub use stage::{Stage, refused};
 pub use status::Status;

@@ -9,12 +9,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rusqlite::{Connection, OpenFlags};
 
+use super::Site;
 use crate::lab::Place;
 
 /// A disk's block as `stat` counts, bytes.
 const BLOCK: u64 = 512;
 /// How long a reader waits for a writer's lock.
 const BUSY: Duration = Duration::from_secs(10);
+/// What a gateway may have said to the server while nothing was to be delivered: less than one chunk.
+const CHATTER: u64 = 512 * 1024;
 
 /// How many bytes a place has sent since it was made, by its network interface.
 pub fn sent_bytes(place: &Place) -> Result<u64> {
@@ -91,4 +94,44 @@ pub fn recorded(gateway_data: &Path, title: &str) -> Result<Option<jiff::Timesta
         .query_row(query, [title], |row| row.get(0))
         .context("no such title")?;
     Ok(at.map(jiff::Timestamp::from_millisecond).transpose()?)
+}
+
+/// The observers' counts at one moment, where Anna sends and Ben receives.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted {
+    /// Bytes of blobs on Ben's disk.
+    pub stored: u64,
+    /// Bytes through the relay.
+    pub relayed: i64,
+    /// Bytes sent by Anna's gateway, whatever they were.
+    pub sent: u64,
+}
+
+impl Counted {
+    /// Asks all observers.
+    pub fn now(site: &Site) -> Result<Self> {
+        Ok(Self {
+            stored: stored_bytes(&site.b.data)?,
+            relayed: site.books().sums()?.relayed,
+            sent: sent_bytes(site.a.place())?,
+        })
+    }
+
+    /// Fails if a media byte moved since.
+    pub fn nothing_moved(&self, site: &Site, what: &str) -> Result<String> {
+        let now = Self::now(site)?;
+        let (stored, relayed) = (now.stored - self.stored, now.relayed - self.relayed);
+        let sent = now.sent - self.sent;
+        ensure!(
+            stored == 0 && relayed == 0,
+            "{what}: {stored} bytes at the receiver, {relayed} at the relay"
+        );
+        ensure!(
+            sent < CHATTER,
+            "{what}: the sender's interface sent {sent} bytes"
+        );
+        Ok(format!(
+            "{what}: 0 bytes stored, 0 relayed, {sent} bytes of talk at the sender's interface"
+        ))
+    }
 }

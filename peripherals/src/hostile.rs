@@ -11,9 +11,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::MediaSource;
 use crate::http::{HttpError, MAX_ANSWER_HEADERS};
 use crate::media::{
-    FetchError, FetchRequest, ListError, ObjectId, PageRequest, Resource, WalkLimits,
+    FetchError, FetchRequest, ListError, Location, ObjectId, PageRequest, Resource, WalkLimits,
 };
 use crate::upnp::wire::{Service, ServiceKind};
 use crate::upnp::{DescribeError, MediaServer, ServerAccess, describe};
@@ -104,7 +105,7 @@ impl Hostile {
 
     fn resource(&self, size_bytes: Option<u64>) -> Resource {
         Resource {
-            url: self.url("/film.mp4"),
+            location: Location::Url(self.url("/film.mp4")),
             mime: "video/mp4".to_owned(),
             protocol_info: "http-get:*:video/mp4:*".to_owned(),
             size_bytes,
@@ -307,7 +308,7 @@ async fn cyclic_containers_are_walked_once_and_resources_elsewhere_left_out() {
         )
     })
     .await;
-    let mut walk = device.media_server().walk(WalkLimits::default());
+    let mut walk = MediaSource::Upnp(device.media_server()).walk(WalkLimits::default());
     let mut items = Vec::new();
     while let Some(item) = walk.next().await.expect("it lists") {
         items.push(item);
@@ -330,7 +331,7 @@ async fn an_endless_listing_ends_at_the_limits() {
         browse_answer(&format!("<container id='c{n}'/><item id='i{n}'><res protocolInfo='http-get:*:a/b:*'>http://127.0.0.1/{n}</res></item>"), u32::MAX)
     })
     .await;
-    let mut walk = device.media_server().walk(WalkLimits {
+    let mut walk = MediaSource::Upnp(device.media_server()).walk(WalkLimits {
         depth: 2,
         containers: 10,
         items: 20,
@@ -441,11 +442,11 @@ async fn a_body_shorter_than_declared_is_an_interruption_to_resume_from() {
     };
     assert!(
         matches!(
-            source,
-            HttpError::Truncated {
+            source.downcast_ref(),
+            Some(HttpError::Truncated {
                 declared: 10,
                 received: 5
-            }
+            })
         ),
         "{source:?}"
     );
@@ -510,7 +511,8 @@ async fn assets_beyond_the_limit_and_off_the_device_are_refused() {
     let device = Hostile::with(ok("")).await;
     let mut resource = device.resource(None);
     let other = "10.0.0.1".parse().expect("an address");
-    resource.url = DeviceUrl::parse("http://10.0.0.1/admin", other).expect("its own");
+    let url = DeviceUrl::parse("http://10.0.0.1/admin", other).expect("its own");
+    resource.location = Location::Url(url);
     let end = device
         .media_server()
         .fetch(&resource, FetchRequest::whole(1000))
@@ -523,13 +525,13 @@ async fn assets_beyond_the_limit_and_off_the_device_are_refused() {
 async fn an_asset_that_trickles_counts_as_stalled() {
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n".to_vec();
     let (_, bytes, end) = fetch(Reply::Trickle(head), None, 0).await;
-    let Err(FetchError::Interrupted {
-        source: HttpError::Stalled,
-        ..
-    }) = end
-    else {
+    let Err(FetchError::Interrupted { source, .. }) = end else {
         panic!("{end:?}")
     };
+    assert!(
+        matches!(source.downcast_ref(), Some(HttpError::Stalled)),
+        "{source:?}"
+    );
     assert!(!bytes.is_empty() && bytes.len() < 100, "{}", bytes.len());
 }
 

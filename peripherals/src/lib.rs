@@ -44,11 +44,13 @@
 pub mod device;
 pub mod discovery;
 pub mod http;
+pub mod live;
 pub mod media;
 pub mod neighbours;
 pub mod registry;
 pub mod upnp;
 pub mod url;
+pub mod walk;
 pub mod xml;
 
 #[cfg(test)]
@@ -58,6 +60,7 @@ pub use device::{
     Access, Capability, Device, DeviceClass, DeviceKey, DeviceState, MacAddress, Part,
 };
 pub use media::{MediaSource, Renderer};
+pub use walk::{Walk, WalkSummary};
 
 /// How this gateway names itself to devices (UPnP Device Architecture 2.0 §1.3.2: OS, UPnP version, product).
 pub const USER_AGENT: &str = concat!("Linux/1 UPnP/2.0 Mantel/", env!("CARGO_PKG_VERSION"));

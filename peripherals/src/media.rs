@@ -10,9 +10,12 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 
-use crate::http::HttpError;
-use crate::upnp::{CallError, MediaRenderer, MediaServer, Walk};
+use crate::upnp::{MediaRenderer, MediaServer};
 use crate::url::DeviceUrl;
+use crate::walk::Walk;
+
+/// What happened below, in the adapter's own words.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Longest object id accepted from a device, in bytes.
 pub const MAX_OBJECT_ID_BYTES: usize = 1024;
@@ -134,11 +137,20 @@ impl Item {
     }
 }
 
-/// One form of an item: a URL on the device with what is known about the bytes behind it.
+/// Where the bytes of a resource are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Location {
+    /// A URL on the device's own address.
+    Url(DeviceUrl),
+    /// The device's own name for the file: a path on a storage, an MTP object handle. Only its adapter reads it.
+    Object(ObjectId),
+}
+
+/// One form of an item: where it is on the device, with what is known about its bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
     /// Where it is.
-    pub url: DeviceUrl,
+    pub location: Location,
     /// MIME type as told in its protocolInfo, lower case.
     pub mime: String,
     /// The whole protocolInfo, for a renderer (UPnP ConnectionManager:1 §2.5.2).
@@ -223,7 +235,7 @@ pub enum ListError {
         device: String,
         /// What happened.
         #[source]
-        source: CallError,
+        source: Cause,
     },
     /// The device answered with something unusable.
     #[error(
@@ -234,7 +246,7 @@ pub enum ListError {
         device: String,
         /// What happened.
         #[source]
-        source: CallError,
+        source: Cause,
     },
 }
 
@@ -321,7 +333,7 @@ pub enum FetchError {
         device: String,
         /// What happened.
         #[source]
-        source: HttpError,
+        source: Cause,
     },
     /// The device refused or has the file no more: list again.
     #[error("{device} does not give this file (HTTP status {status}). List its media again.")]
@@ -398,9 +410,7 @@ impl MediaSource {
 
     /// Everything that the source has, each file once, within `limits`; safe against cycles.
     pub fn walk(&self, limits: WalkLimits) -> Walk {
-        match self {
-            Self::Upnp(server) => server.walk(limits),
-        }
+        Walk::new(self.clone(), limits)
     }
 
     /// Opens a resource for streaming. `resource` must come from this device.
@@ -505,7 +515,7 @@ pub enum RenderError {
         device: String,
         /// What happened.
         #[source]
-        source: CallError,
+        source: Cause,
     },
     /// It cannot play this format: another form of the title may work.
     #[error("{device} cannot play this format.")]
@@ -514,7 +524,7 @@ pub enum RenderError {
         device: String,
         /// What happened.
         #[source]
-        source: CallError,
+        source: Cause,
     },
     /// It could not read the media from the gateway.
     #[error(
@@ -525,7 +535,7 @@ pub enum RenderError {
         device: String,
         /// What happened.
         #[source]
-        source: CallError,
+        source: Cause,
     },
     /// Not possible in its present state.
     #[error("{device} cannot do this right now. Wait a moment or start the title again.")]
@@ -534,7 +544,7 @@ pub enum RenderError {
         device: String,
         /// What happened.
         #[source]
-        source: CallError,
+        source: Cause,
     },
     /// It has no such function at all.
     #[error("{device} does not offer this function.")]
@@ -548,7 +558,7 @@ pub enum RenderError {
         /// The device's name.
         device: String,
         /// What happened.
-        source: CallError,
+        source: Cause,
     },
 }
 

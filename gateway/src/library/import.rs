@@ -64,7 +64,7 @@ pub enum ImportError {
         device: String,
         /// What happened last.
         #[source]
-        source: mantel_peripherals::http::HttpError,
+        source: mantel_peripherals::media::Cause,
     },
     /// The upload broke.
     #[error(

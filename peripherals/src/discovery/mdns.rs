@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::device::{DeviceClass, DeviceKey, MAX_LABEL_CHARS, clean_label};
-use crate::registry::{Input, ServiceSighting};
+use crate::device::{Access, DeviceClass, DeviceKey, MAX_LABEL_CHARS, clean_label};
+use crate::registry::{Input, Sighting};
 
 /// Service types that are browsed, and what a device that offers one is.
 pub const SERVICE_TYPES: &[(&str, DeviceClass)] = &[
@@ -72,15 +72,13 @@ pub(crate) async fn run(inputs: mpsc::Sender<Input>, cancel: CancellationToken) 
 
 fn interpret(event: ServiceEvent, service: &str, class: DeviceClass) -> Option<Input> {
     match event {
-        ServiceEvent::ServiceResolved(found) => {
-            sighting(&found, service, class).map(Input::Service)
-        }
-        ServiceEvent::ServiceRemoved(_, fullname) => Some(Input::ServiceGone { fullname }),
+        ServiceEvent::ServiceResolved(found) => sighting(&found, service, class).map(Input::Seen),
+        ServiceEvent::ServiceRemoved(_, fullname) => Some(Input::Lost { origin: fullname }),
         _ => None,
     }
 }
 
-fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Option<ServiceSighting> {
+fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Option<Sighting> {
     let text = |key: &str| {
         found
             .get_property_val_str(key)
@@ -93,14 +91,16 @@ fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Optio
         .take(MAX_SERVICE_ADDRESSES)
         .collect();
     let instance = instance_name(found.get_fullname(), service);
-    Some(ServiceSighting {
+    if addresses.is_empty() {
+        return None;
+    }
+    Some(Sighting {
         key: key(
             service,
             instance,
             text("id").or_else(|| text("deviceid")).as_deref(),
         )?,
-        fullname: found.get_fullname().to_owned(),
-        service: service.to_owned(),
+        origin: found.get_fullname().to_owned(),
         name: text("fn")
             .or_else(|| clean_label(instance, MAX_LABEL_CHARS))
             .unwrap_or_else(|| service.to_owned()),
@@ -113,9 +113,18 @@ fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Optio
         maker: text("manufacturer"),
         model: text("md").or_else(|| text("model")).or_else(|| text("am")),
         serial: text("serialNumber"),
+        mac: None,
         addresses,
-        port: found.get_port(),
+        access: access(service, found.get_port()),
     })
+}
+
+/// How a service is reached: adapters name theirs here, the rest is shown and not used.
+fn access(service: &str, port: u16) -> Access {
+    Access::DnsSd {
+        service: service.to_owned(),
+        port,
+    }
 }
 
 /// `Kitchen._mpd._tcp.local.` → `Kitchen`; AirPlay's `0123456789ab@Kitchen` → `Kitchen`.

@@ -56,18 +56,17 @@ pub struct Now {
     pub wall: Timestamp,
 }
 
-/// A DNS-SD service that was resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceSighting {
+/// A program or a thing on a cable that told, in one message, all there is to know: a DNS-SD service that was
+/// resolved, a WS-Discovery target, a USB device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sighting {
     /// Stable key.
     pub key: DeviceKey,
-    /// Its full name on the network, by which it is removed.
-    pub fullname: String,
-    /// Service type without domain.
-    pub service: String,
+    /// The name by which it is taken away again ([`Input::Lost`]): a DNS-SD full name, a kernel device path.
+    pub origin: String,
     /// Name for people.
     pub name: String,
-    /// What the service type says it is.
+    /// What it is by this protocol alone.
     pub class: DeviceClass,
     /// Maker, where told.
     pub maker: Option<String>,
@@ -75,10 +74,12 @@ pub struct ServiceSighting {
     pub model: Option<String>,
     /// Serial number, where told.
     pub serial: Option<String>,
-    /// Addresses.
+    /// Hardware address, where it tells one itself.
+    pub mac: Option<MacAddress>,
+    /// Addresses; none for a thing on a cable.
     pub addresses: BTreeSet<IpAddr>,
-    /// Port.
-    pub port: u16,
+    /// How it is reached.
+    pub access: Access,
 }
 
 /// Something that happened.
@@ -98,12 +99,12 @@ pub enum Input {
         /// The answer.
         result: Box<Result<Described, DescribeError>>,
     },
-    /// DNS-SD resolved a service.
-    Service(ServiceSighting),
-    /// DNS-SD says that a service is gone.
-    ServiceGone {
-        /// Its full name on the network.
-        fullname: String,
+    /// Something was seen whole.
+    Seen(Sighting),
+    /// Something seen before is gone.
+    Lost {
+        /// The sighting's `origin`.
+        origin: String,
     },
     /// The neighbour table as it is now.
     Neighbours(Vec<(IpAddr, MacAddress)>),
@@ -186,8 +187,8 @@ impl Registry {
                 }
             }
             Input::Described { location, result } => self.described(&location, *result, now),
-            Input::Service(sighting) => self.service(sighting, now),
-            Input::ServiceGone { fullname } => self.service_gone(&fullname),
+            Input::Seen(sighting) => self.seen(sighting, now),
+            Input::Lost { origin } => self.lost(&origin),
             Input::Neighbours(table) => self.neighbours(table),
             Input::OwnAddresses(own) => self.own = own,
             Input::Recheck(key) => self.recheck(&key, now, &mut actions),
@@ -227,45 +228,37 @@ impl Registry {
         }
     }
 
-    fn service(&mut self, sighting: ServiceSighting, now: Now) {
+    fn seen(&mut self, sighting: Sighting, now: Now) {
         let known = self.parts.contains_key(&sighting.key);
-        let Some(first) = sighting.addresses.first().copied() else {
-            return;
-        };
-        if self.ignored.contains(&sighting.key) || (!known && !self.make_room(first, now)) {
+        if self.ignored.contains(&sighting.key)
+            || (!known && !self.make_room(sighting.addresses.first(), now))
+        {
             return;
         }
         let key = sighting.key.clone();
         let part = self.parts.entry(key.clone()).or_insert_with(|| {
-            new_row(
-                key.clone(),
-                Origin::DnsSd {
-                    fullname: String::new(),
-                },
-                now,
-            )
+            let origin = String::new();
+            new_row(key.clone(), Origin::Told { origin }, now)
         });
-        part.origin = Origin::DnsSd {
-            fullname: sighting.fullname,
+        part.origin = Origin::Told {
+            origin: sighting.origin,
         };
         part.heard(now);
         part.state = DeviceState::Online;
         part.addresses = sighting.addresses;
+        part.mac = sighting.mac.or(part.mac);
         part.name = sighting.name;
         part.class = sighting.class;
         part.maker = sighting.maker;
         part.model = sighting.model;
         part.serial = sighting.serial;
-        part.access = Access::DnsSd {
-            service: sighting.service,
-            port: sighting.port,
-        };
+        part.access = sighting.access;
         self.join_group(&key);
     }
 
-    fn service_gone(&mut self, gone: &str) {
+    fn lost(&mut self, gone: &str) {
         for part in self.parts.values_mut() {
-            if matches!(&part.origin, Origin::DnsSd { fullname } if fullname == gone) {
+            if matches!(&part.origin, Origin::Told { origin } if origin == gone) {
                 part.state = DeviceState::Gone;
                 self.touched.extend(part.group);
             }
@@ -342,12 +335,12 @@ impl Registry {
             .retain(|_, bucket| now.monotonic.saturating_sub(bucket.filled_at) < idle);
     }
 
-    /// Whether a new part at `address` may be kept; drops the least useful one if need be.
-    fn make_room(&mut self, address: IpAddr, now: Now) -> bool {
+    /// Whether a new part at `address` (none: on a cable) may be kept; drops the least useful one if need be.
+    fn make_room(&mut self, address: Option<&IpAddr>, now: Now) -> bool {
         let here = self
             .parts
             .values()
-            .filter(|part| part.addresses.contains(&address))
+            .filter(|part| address.is_some_and(|address| part.addresses.contains(address)))
             .count();
         if here >= MAX_PARTS_PER_ADDRESS {
             return false;

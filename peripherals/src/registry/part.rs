@@ -25,7 +25,10 @@ pub(super) struct Upnp {
 #[derive(Debug)]
 pub(super) enum Origin {
     Upnp(Upnp),
-    DnsSd { fullname: String },
+    /// Told whole in one message.
+    Told {
+        origin: String,
+    },
 }
 
 #[derive(Debug)]
@@ -53,7 +56,7 @@ impl PartRow {
     pub(super) fn upnp(&mut self) -> Option<&mut Upnp> {
         match &mut self.origin {
             Origin::Upnp(upnp) => Some(upnp),
-            Origin::DnsSd { .. } => None,
+            Origin::Told { .. } => None,
         }
     }
 

@@ -79,17 +79,20 @@ fn failed(host: &str, error: HttpError) -> Input {
 }
 
 fn service(service: &str, name: &str, class: DeviceClass, host: &str) -> Input {
-    Input::Service(ServiceSighting {
+    Input::Seen(Sighting {
         key: key(&format!("mdns:{service}:{name}")),
-        fullname: format!("{name}.{service}.local."),
-        service: service.to_owned(),
+        origin: format!("{name}.{service}.local."),
         name: name.to_owned(),
         class,
         maker: None,
         model: Some("M1".to_owned()),
         serial: None,
+        mac: None,
         addresses: BTreeSet::from([ip(host)]),
-        port: 1,
+        access: Access::DnsSd {
+            service: service.to_owned(),
+            port: 1,
+        },
     })
 }
 
@@ -330,8 +333,8 @@ fn programs_at_one_address_are_one_device_and_its_best_face_shows() {
         (juke.name.as_str(), juke.model.as_deref()),
         ("Juke", Some("M1"))
     );
-    let fullname = "TV._googlecast._tcp.local.".to_owned();
-    let decision = registry.apply(Input::ServiceGone { fullname }, at(3));
+    let origin = "TV._googlecast._tcp.local.".to_owned();
+    let decision = registry.apply(Input::Lost { origin }, at(3));
     assert_eq!(decision.events, [Event::Changed(key("uuid:a"))]);
     assert_eq!(registry.snapshot()[0].name, "NAS");
 }
@@ -484,8 +487,8 @@ fn input(step: &Step) -> Input {
         Step::Described(n, h) => described(&format!("uuid:{n}"), "x", &host(h)),
         Step::Failed(h) => failed(&host(h), HttpError::Redirect),
         Step::Service(n, h) => service("_mpd._tcp", &n.to_string(), DeviceClass::Jukebox, &host(h)),
-        Step::ServiceGone(n) => Input::ServiceGone {
-            fullname: format!("{n}._mpd._tcp.local."),
+        Step::ServiceGone(n) => Input::Lost {
+            origin: format!("{n}._mpd._tcp.local."),
         },
         Step::Neighbours(h, n) => {
             Input::Neighbours(vec![(ip(&host(h)), MacAddress([2, 0, 0, 0, 0, *n]))])

@@ -72,7 +72,7 @@ impl Registry {
         let host = location.host();
         let key = match self.find(name, &location) {
             Some(key) => key,
-            None if self.make_room(host, now) => {
+            None if self.make_room(Some(&host), now) => {
                 let row = new_row(name.clone(), Origin::Upnp(Upnp::new()), now);
                 self.parts.insert(name.clone(), row);
                 name.clone()
@@ -121,7 +121,7 @@ impl Registry {
             .map(|part| part.key.clone());
         let key = match known {
             Some(key) => key,
-            None if self.make_room(source, now) => {
+            None if self.make_room(Some(&source), now) => {
                 let row = new_row(name.clone(), Origin::Upnp(Upnp::new()), now);
                 self.parts.insert(name.clone(), row);
                 name.clone()

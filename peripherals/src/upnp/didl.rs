@@ -8,7 +8,9 @@ use roxmltree::Node;
 
 use super::wire::{format_time, mime_of_protocol_info, parse_time};
 use crate::device::clean_label;
-use crate::media::{Container, Entry, Item, MAX_PAGE, MediaKind, ObjectId, PlayRequest, Resource};
+use crate::media::{
+    Container, Entry, Item, Location, MAX_PAGE, MediaKind, ObjectId, PlayRequest, Resource,
+};
 use crate::url::DeviceUrl;
 use crate::xml::{self, XmlError, child_text, escape};
 
@@ -116,7 +118,7 @@ fn resource(node: Node<'_, '_>, owner: IpAddr) -> Option<Resource> {
         return None;
     }
     Some(Resource {
-        url: DeviceUrl::parse(node.text()?, owner).ok()?,
+        location: Location::Url(DeviceUrl::parse(node.text()?, owner).ok()?),
         mime: mime_of_protocol_info(protocol_info)?,
         protocol_info: protocol_info.to_owned(),
         size_bytes: node.attribute("size").and_then(|size| size.parse().ok()),
@@ -316,10 +318,8 @@ mod tests {
             (item.title.as_str(), item.kind),
             (what.title.as_str(), what.kind)
         );
-        assert_eq!(
-            item.resources[0].url.to_string(),
-            "http://10.78.0.10:80/play?a=1&b=2"
-        );
+        let url = DeviceUrl::parse("http://10.78.0.10/play?a=1&b=2", owner()).expect("its own");
+        assert_eq!(item.resources[0].location, Location::Url(url));
         assert_eq!(item.resources[0].duration, what.duration);
     }
 

@@ -6,11 +6,11 @@ use hyper::header;
 
 use super::session::{CallError, call};
 use super::wire::DescriptionError;
-use super::{ServerAccess, Walk, didl};
+use super::{ServerAccess, didl};
 use crate::http::{HttpError, Opened, Request, StallWatch, open_within};
 use crate::media::{
-    AssetBody, Entry, FetchError, FetchRequest, Fetched, Item, ListError, MAX_PAGE, ObjectId, Page,
-    PageRequest, Resource, WalkLimits,
+    AssetBody, Entry, FetchError, FetchRequest, Fetched, Item, ListError, Location, MAX_PAGE,
+    ObjectId, Page, PageRequest, Resource,
 };
 
 /// Time until the head of an asset's answer.
@@ -55,11 +55,6 @@ impl MediaServer {
             .ok_or_else(|| ListError::NotFound {
                 device: self.name.clone(),
             })
-    }
-
-    /// Everything it has, each file once.
-    pub fn walk(&self, limits: WalkLimits) -> Walk {
-        Walk::new(self.clone(), limits)
     }
 
     async fn browse(
@@ -124,9 +119,15 @@ impl MediaServer {
         if source.code() == Some(NO_SUCH_OBJECT) {
             ListError::NotFound { device }
         } else if source.is_unreachable() {
-            ListError::Unreachable { device, source }
+            ListError::Unreachable {
+                device,
+                source: source.into(),
+            }
         } else {
-            ListError::BadAnswer { device, source }
+            ListError::BadAnswer {
+                device,
+                source: source.into(),
+            }
         }
     }
 
@@ -137,10 +138,11 @@ impl MediaServer {
         request: FetchRequest,
     ) -> Result<Fetched, FetchError> {
         let device = || self.name.clone();
-        if resource.url.host() != self.access.address {
-            return Err(FetchError::Elsewhere { device: device() });
-        }
-        let mut get = Request::get(&resource.url);
+        let url = match &resource.location {
+            Location::Url(url) if url.host() == self.access.address => url,
+            _ => return Err(FetchError::Elsewhere { device: device() }),
+        };
+        let mut get = Request::get(url);
         if request.from > 0 {
             get.headers
                 .push((header::RANGE, format!("bytes={}-", request.from)));
@@ -155,7 +157,7 @@ impl MediaServer {
                 HttpError::Redirect => FetchError::Elsewhere { device: device() },
                 source => FetchError::Interrupted {
                     device: device(),
-                    source,
+                    source: source.into(),
                 },
             })?;
         let span = self.span(&opened, request.from)?;
@@ -301,7 +303,7 @@ impl Reading {
             Err(HttpError::Overlong { declared }) => Err(wrong(declared, declared + 1)),
             Err(source) => Err(FetchError::Interrupted {
                 device: device(),
-                source,
+                source: source.into(),
             }),
         }
     }

@@ -3,7 +3,6 @@
 //! - `wire`: device descriptions, SOAP envelopes and faults, times; pure (UPnP Device Architecture 2.0 §2, §3).
 //! - `didl`: DIDL-Lite, the listing format; pure (UPnP ContentDirectory:1 §2.8).
 //! - `classify`: what a described device is; pure.
-//! - `walk`: which container is opened next; pure.
 //! - `session`: the calls, over [`crate::http`].
 //! - `media_server`, `renderer`: the two adapters.
 //! - `quirks`: real devices' deviations, each with its capture in `testdata/`.
@@ -17,13 +16,11 @@ mod media_server;
 pub mod quirks;
 mod renderer;
 mod session;
-mod walk;
 pub mod wire;
 
 pub use media_server::MediaServer;
 pub use renderer::MediaRenderer;
 pub use session::{CallError, DescribeError, Described, describe};
-pub use walk::{Walk, WalkSummary};
 
 use std::net::IpAddr;
 

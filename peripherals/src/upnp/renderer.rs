@@ -181,18 +181,33 @@ impl MediaRenderer {
     fn render_error(&self, source: CallError) -> RenderError {
         let device = self.name.clone();
         if source.is_unreachable() {
-            return RenderError::Unreachable { device, source };
+            return RenderError::Unreachable {
+                device,
+                source: source.into(),
+            };
         }
         match source.code() {
             // invalid action, optional action not implemented, seek mode / play mode / speed not supported
             Some(401 | 602 | 710 | 712 | 717) => RenderError::Unsupported { device },
             // format not supported for playback, illegal MIME type
-            Some(704 | 714) => RenderError::Format { device, source },
+            Some(704 | 714) => RenderError::Format {
+                device,
+                source: source.into(),
+            },
             // read error, resource not found
-            Some(703 | 716) => RenderError::MediaUnreachable { device, source },
+            Some(703 | 716) => RenderError::MediaUnreachable {
+                device,
+                source: source.into(),
+            },
             // transition not available, no contents, transport locked, illegal seek target, content busy
-            Some(701 | 702 | 705 | 711 | 715) => RenderError::NotNow { device, source },
-            _ => RenderError::Refused { device, source },
+            Some(701 | 702 | 705 | 711 | 715) => RenderError::NotNow {
+                device,
+                source: source.into(),
+            },
+            _ => RenderError::Refused {
+                device,
+                source: source.into(),
+            },
         }
     }
 }

@@ -1,14 +1,15 @@
-//! Walking through everything that a media server has: a pure plan of what to open next, and the loop that does it.
+//! Walking through everything that a source of media has: a pure plan of what to open next, and the loop that does it.
 //!
-//! A server is a graph drawn by a stranger: containers may contain themselves, grow while one reads, repeat the same
+//! A source is a graph drawn by a stranger: containers may contain themselves, grow while one reads, repeat the same
 //! page for ever, or list every file under ten names ("by date", "by folder"). The plan opens each container once,
 //! gives out each file once, and every count has a bound.
 
 use std::collections::{HashSet, VecDeque};
 
-use super::MediaServer;
-use crate::media::{Entry, Item, ListError, MAX_PAGE, ObjectId, Page, PageRequest, WalkLimits};
-use crate::url::DeviceUrl;
+use crate::MediaSource;
+use crate::media::{
+    Entry, Item, ListError, Location, MAX_PAGE, ObjectId, Page, PageRequest, WalkLimits,
+};
 
 /// Containers in a row that may fail before a walk gives up.
 const MAX_FAILURES_IN_A_ROW: u32 = 16;
@@ -36,7 +37,7 @@ pub(crate) struct Plan {
     limits: WalkLimits,
     waiting: VecDeque<(ObjectId, u32)>,
     opened: HashSet<ObjectId>,
-    given: HashSet<DeviceUrl>,
+    given: HashSet<Location>,
     current: Option<(ObjectId, u32, u32)>,
     ready: VecDeque<Item>,
     pages_left: u32,
@@ -126,7 +127,7 @@ impl Plan {
         };
         if self.summary.items >= self.limits.items {
             self.summary.cut = true;
-        } else if self.given.insert(original.url.clone()) {
+        } else if self.given.insert(original.location.clone()) {
             self.summary.items += 1;
             self.ready.push_back(item);
         } else {
@@ -138,21 +139,21 @@ impl Plan {
 /// A walk under way: call [`Walk::next`] until it gives `None`.
 #[derive(Debug)]
 pub struct Walk {
-    server: MediaServer,
+    source: MediaSource,
     plan: Plan,
     failures: u32,
 }
 
 impl Walk {
-    pub(crate) fn new(server: MediaServer, limits: WalkLimits) -> Self {
+    pub(crate) fn new(source: MediaSource, limits: WalkLimits) -> Self {
         Self {
-            server,
+            source,
             plan: Plan::new(limits),
             failures: 0,
         }
     }
 
-    /// The next item; asks the server when none is at hand. A single container that cannot be listed is skipped and
+    /// The next item; asks the source when none is at hand. A single container that cannot be listed is skipped and
     /// counted; an error means that the walk should be given up and begun again later.
     pub async fn next(&mut self) -> Result<Option<Item>, ListError> {
         loop {
@@ -162,7 +163,7 @@ impl Walk {
             let Some((container, page)) = self.plan.next_page() else {
                 return Ok(None);
             };
-            match self.server.list(&container, page).await {
+            match self.source.list(&container, page).await {
                 Ok(page) => {
                     self.failures = 0;
                     self.plan.take(page);
@@ -190,6 +191,7 @@ impl Walk {
 mod tests {
     use super::*;
     use crate::media::{Container, MediaKind, Resource};
+    use crate::url::DeviceUrl;
     use proptest::prelude::*;
 
     fn container(id: &str) -> Entry {
@@ -213,7 +215,9 @@ mod tests {
             artist: None,
             album: None,
             resources: vec![Resource {
-                url: DeviceUrl::parse(&format!("http://10.0.0.7/{path}"), owner).expect("own"),
+                location: Location::Url(
+                    DeviceUrl::parse(&format!("http://10.0.0.7/{path}"), owner).expect("own"),
+                ),
                 mime: "video/mp4".to_owned(),
                 protocol_info: String::new(),
                 size_bytes: None,

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::onvif::OnvifAccess;
 use crate::upnp::{MediaServer, RendererAccess, ServerAccess};
 use crate::{MediaSource, Renderer};
 
@@ -193,6 +194,8 @@ pub enum Access {
     UpnpRenderer(RendererAccess),
     /// A UPnP root device with both a ContentDirectory and an AVTransport.
     UpnpBoth(ServerAccess, RendererAccess),
+    /// An ONVIF device service: a network camera or recorder.
+    Onvif(OnvifAccess),
     /// A DNS-SD service that no adapter drives yet: shown, not used.
     DnsSd {
         /// The service type without domain, such as `_mpd._tcp`.
@@ -211,7 +214,7 @@ impl Access {
             Self::UpnpServer(_) => (true, false),
             Self::UpnpRenderer(_) => (false, true),
             Self::UpnpBoth(..) => (true, true),
-            Self::DnsSd { .. } | Self::None => (false, false),
+            Self::Onvif(_) | Self::DnsSd { .. } | Self::None => (false, false),
         };
         let mut set = BTreeSet::new();
         if list {
@@ -272,7 +275,10 @@ impl Device {
                 Access::UpnpServer(access) | Access::UpnpBoth(access, _) => Some(
                     MediaSource::Upnp(MediaServer::new(part.name.clone(), access.clone())),
                 ),
-                Access::UpnpRenderer(_) | Access::DnsSd { .. } | Access::None => None,
+                Access::UpnpRenderer(_)
+                | Access::Onvif(_)
+                | Access::DnsSd { .. }
+                | Access::None => None,
             })
     }
 
@@ -283,7 +289,9 @@ impl Device {
                 Access::UpnpRenderer(access) | Access::UpnpBoth(_, access) => Some(Renderer::Upnp(
                     crate::upnp::MediaRenderer::new(part.name.clone(), access.clone()),
                 )),
-                Access::UpnpServer(_) | Access::DnsSd { .. } | Access::None => None,
+                Access::UpnpServer(_) | Access::Onvif(_) | Access::DnsSd { .. } | Access::None => {
+                    None
+                }
             })
     }
 

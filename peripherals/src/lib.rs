@@ -47,6 +47,7 @@ pub mod http;
 pub mod live;
 pub mod media;
 pub mod neighbours;
+pub mod onvif;
 pub mod registry;
 pub mod upnp;
 pub mod url;

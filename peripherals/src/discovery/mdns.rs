@@ -72,7 +72,9 @@ pub(crate) async fn run(inputs: mpsc::Sender<Input>, cancel: CancellationToken) 
 
 fn interpret(event: ServiceEvent, service: &str, class: DeviceClass) -> Option<Input> {
     match event {
-        ServiceEvent::ServiceResolved(found) => sighting(&found, service, class).map(Input::Seen),
+        ServiceEvent::ServiceResolved(found) => {
+            sighting(&found, service, class).map(|seen| Input::Seen(Box::new(seen)))
+        }
         ServiceEvent::ServiceRemoved(_, fullname) => Some(Input::Lost { origin: fullname }),
         _ => None,
     }

@@ -100,7 +100,7 @@ pub enum Input {
         result: Box<Result<Described, DescribeError>>,
     },
     /// Something was seen whole.
-    Seen(Sighting),
+    Seen(Box<Sighting>),
     /// Something seen before is gone.
     Lost {
         /// The sighting's `origin`.
@@ -187,7 +187,7 @@ impl Registry {
                 }
             }
             Input::Described { location, result } => self.described(&location, *result, now),
-            Input::Seen(sighting) => self.seen(sighting, now),
+            Input::Seen(sighting) => self.seen(*sighting, now),
             Input::Lost { origin } => self.lost(&origin),
             Input::Neighbours(table) => self.neighbours(table),
             Input::OwnAddresses(own) => self.own = own,

@@ -79,7 +79,7 @@ fn failed(host: &str, error: HttpError) -> Input {
 }
 
 fn service(service: &str, name: &str, class: DeviceClass, host: &str) -> Input {
-    Input::Seen(Sighting {
+    Input::Seen(Box::new(Sighting {
         key: key(&format!("mdns:{service}:{name}")),
         origin: format!("{name}.{service}.local."),
         name: name.to_owned(),
@@ -93,7 +93,7 @@ fn service(service: &str, name: &str, class: DeviceClass, host: &str) -> Input {
             service: service.to_owned(),
             port: 1,
         },
-    })
+    }))
 }
 
 /// A registry with one media server `uuid:a`, "NAS", at 10.0.0.7.

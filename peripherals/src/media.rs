@@ -592,6 +592,16 @@ impl Renderer {
         }
     }
 
+    /// Sets what plays after the current title, without a gap. Replaces what was set before; [`Renderer::load`] drops
+    /// it. [`RenderError::Unsupported`] where a renderer cannot: then load and play at the end of the current one.
+    ///
+    /// It does not say when the change happens: [`PlaybackStatus::url`] does.
+    pub async fn load_next(&self, what: &PlayRequest) -> Result<(), RenderError> {
+        match self {
+            Self::Upnp(renderer) => renderer.load_next(what).await,
+        }
+    }
+
     /// Starts or resumes.
     pub async fn play(&self) -> Result<(), RenderError> {
         match self {

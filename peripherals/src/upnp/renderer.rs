@@ -48,6 +48,18 @@ impl MediaRenderer {
             .map(drop)
     }
 
+    /// Sets what plays after the current title (SetNextAVTransportURI, §2.4.2; optional there).
+    pub async fn load_next(&self, what: &PlayRequest) -> Result<(), RenderError> {
+        let metadata = describe_for_renderer(what);
+        let arguments = [
+            ("NextURI", what.url.as_str()),
+            ("NextURIMetaData", &metadata),
+        ];
+        self.transport("SetNextAVTransportURI", &arguments)
+            .await
+            .map(drop)
+    }
+
     /// Starts or resumes (Play, §2.4.9).
     pub async fn play(&self) -> Result<(), RenderError> {
         self.transport("Play", &[("Speed", "1")]).await.map(drop)

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::onvif::OnvifAccess;
 use crate::upnp::{MediaServer, RendererAccess, ServerAccess};
+use crate::v4l2::V4l2Access;
 use crate::{MediaSource, Renderer};
 
 /// Longest name, maker or model kept from a device, in characters. The rest is cut off.
@@ -196,6 +197,8 @@ pub enum Access {
     UpnpBoth(ServerAccess, RendererAccess),
     /// An ONVIF device service: a network camera or recorder.
     Onvif(OnvifAccess),
+    /// Video4Linux: a camera on a cable.
+    V4l2(V4l2Access),
     /// A DNS-SD service that no adapter drives yet: shown, not used.
     DnsSd {
         /// The service type without domain, such as `_mpd._tcp`.
@@ -214,7 +217,7 @@ impl Access {
             Self::UpnpServer(_) => (true, false),
             Self::UpnpRenderer(_) => (false, true),
             Self::UpnpBoth(..) => (true, true),
-            Self::Onvif(_) | Self::DnsSd { .. } | Self::None => (false, false),
+            Self::Onvif(_) | Self::V4l2(_) | Self::DnsSd { .. } | Self::None => (false, false),
         };
         let mut set = BTreeSet::new();
         if list {
@@ -277,6 +280,7 @@ impl Device {
                 ),
                 Access::UpnpRenderer(_)
                 | Access::Onvif(_)
+                | Access::V4l2(_)
                 | Access::DnsSd { .. }
                 | Access::None => None,
             })
@@ -289,9 +293,11 @@ impl Device {
                 Access::UpnpRenderer(access) | Access::UpnpBoth(_, access) => Some(Renderer::Upnp(
                     crate::upnp::MediaRenderer::new(part.name.clone(), access.clone()),
                 )),
-                Access::UpnpServer(_) | Access::Onvif(_) | Access::DnsSd { .. } | Access::None => {
-                    None
-                }
+                Access::UpnpServer(_)
+                | Access::Onvif(_)
+                | Access::V4l2(_)
+                | Access::DnsSd { .. }
+                | Access::None => None,
             })
     }
 

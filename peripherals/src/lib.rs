@@ -51,6 +51,7 @@ pub mod onvif;
 pub mod registry;
 pub mod upnp;
 pub mod url;
+pub mod v4l2;
 pub mod walk;
 pub mod xml;
 

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::alsa::SoundPort;
 use crate::onvif::OnvifAccess;
 use crate::upnp::{MediaServer, RendererAccess, ServerAccess};
 use crate::v4l2::V4l2Access;
@@ -19,7 +20,8 @@ pub const MAX_LABEL_CHARS: usize = 120;
 /// Longest device key kept, in bytes. A device that announces a longer one is ignored.
 pub const MAX_KEY_BYTES: usize = 200;
 
-/// The stable name of a device: `uuid:…` for UPnP (its UDN), `mdns:…` for DNS-SD (service type and instance).
+/// The stable name of a device: `uuid:…` for UPnP (its UDN), `mdns:…` for DNS-SD (service type and instance),
+/// `alsa:…` for a sound card.
 ///
 /// It survives a restart of the device and of the gateway, and a new address. A physical device with several
 /// programs has several keys: see [`Device::aliases`].
@@ -117,6 +119,8 @@ pub enum DeviceClass {
     MediaServer,
     /// Plays sound only.
     Speaker,
+    /// A socket of this gateway for a tape deck, a record player or a microphone.
+    LineIn,
     /// A general-purpose computer.
     Computer,
     /// A phone or tablet.
@@ -136,6 +140,7 @@ impl DeviceClass {
             Self::Jukebox => "Jukebox",
             Self::MediaServer => "Media server",
             Self::Speaker => "Speaker",
+            Self::LineIn => "Line-in",
             Self::Computer => "Computer",
             Self::Phone => "Phone",
             Self::Other => "Other device",
@@ -199,6 +204,10 @@ pub enum Access {
     Onvif(OnvifAccess),
     /// Video4Linux: a camera on a cable.
     V4l2(V4l2Access),
+    /// The output of a sound card of this machine: loudspeakers.
+    AlsaOut(SoundPort),
+    /// The input of a sound card of this machine: a line-in or microphone.
+    AlsaIn(SoundPort),
     /// A DNS-SD service that no adapter drives yet: shown, not used.
     DnsSd {
         /// The service type without domain, such as `_mpd._tcp`.
@@ -217,7 +226,12 @@ impl Access {
             Self::UpnpServer(_) => (true, false),
             Self::UpnpRenderer(_) => (false, true),
             Self::UpnpBoth(..) => (true, true),
-            Self::Onvif(_) | Self::V4l2(_) | Self::DnsSd { .. } | Self::None => (false, false),
+            Self::Onvif(_)
+            | Self::V4l2(_)
+            | Self::AlsaOut(_)
+            | Self::AlsaIn(_)
+            | Self::DnsSd { .. }
+            | Self::None => (false, false),
         };
         let mut set = BTreeSet::new();
         if list {
@@ -281,6 +295,8 @@ impl Device {
                 Access::UpnpRenderer(_)
                 | Access::Onvif(_)
                 | Access::V4l2(_)
+                | Access::AlsaOut(_)
+                | Access::AlsaIn(_)
                 | Access::DnsSd { .. }
                 | Access::None => None,
             })
@@ -296,6 +312,8 @@ impl Device {
                 Access::UpnpServer(_)
                 | Access::Onvif(_)
                 | Access::V4l2(_)
+                | Access::AlsaOut(_)
+                | Access::AlsaIn(_)
                 | Access::DnsSd { .. }
                 | Access::None => None,
             })

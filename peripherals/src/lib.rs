@@ -41,6 +41,7 @@
 //! pages, items, devices. No URL is followed off the device's own address ([`url`]). What goes wrong becomes
 //! [`Device::problem`] or an error in plain words, never a crash.
 
+pub mod alsa;
 pub mod device;
 pub mod discovery;
 pub mod http;

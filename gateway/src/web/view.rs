@@ -124,7 +124,7 @@ pub fn class_icon(class: DeviceClass) -> Icon {
         DeviceClass::Camcorder => "camcorder",
         DeviceClass::Camera => "camera",
         DeviceClass::Television => "tv",
-        DeviceClass::Jukebox => "music",
+        DeviceClass::Jukebox | DeviceClass::LineIn => "music",
         DeviceClass::MediaServer => "server",
         DeviceClass::Speaker => "speaker",
         DeviceClass::Computer => "computer",

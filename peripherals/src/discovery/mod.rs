@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::alsa::{SoundCards, cards};
 use crate::device::{Device, DeviceKey};
 use crate::neighbours::{ARP_TABLE, parse_arp};
 use crate::registry::{Action, Event, Input, Now, Registry};
@@ -54,6 +55,8 @@ pub struct DiscoveryConfig {
     pub ssdp: SsdpConfig,
     /// DNS-SD.
     pub mdns: Mdns,
+    /// Loudspeakers and line-ins of this machine.
+    pub sound: SoundCards,
     /// Keys that are never listed: this gateway's own announcements.
     pub ignored: BTreeSet<DeviceKey>,
     /// Where wall-clock time comes from, for people only; expiry uses a monotonic clock.
@@ -65,6 +68,7 @@ impl Default for DiscoveryConfig {
         Self {
             ssdp: SsdpConfig::default(),
             mdns: Mdns::Browsed,
+            sound: SoundCards::default(),
             ignored: BTreeSet::new(),
             wall_clock: Timestamp::now,
         }
@@ -105,6 +109,9 @@ impl Discovery {
             search,
             cancel.clone(),
         ));
+        discovery
+            .tasks
+            .spawn(cards::run(config.sound, inputs.clone(), cancel.clone()));
         if config.mdns == Mdns::Browsed {
             discovery.tasks.spawn(mdns::run(inputs, cancel.clone()));
         }

@@ -1,0 +1,241 @@
+//! Which loudspeakers and line-ins this machine has (F2, F5): every PCM device of every sound card, or those that the
+//! household named. Looked at when discovery starts and whenever the kernel's list of cards changes, so it works with
+//! and without udev; a listener on udev events may send [`of_card`]'s sightings earlier, their keys are the same.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use alsa::Direction;
+use alsa::card::Card;
+use alsa::ctl::{Ctl, DeviceIter};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::SoundPort;
+use crate::device::{Access, DeviceClass, DeviceKey, MAX_LABEL_CHARS, clean_label};
+use crate::registry::{Input, Sighting};
+
+/// Most cards looked at (the kernel's own limit).
+pub const MAX_CARDS: usize = 32;
+/// Most PCM devices of one card that are listed.
+pub const MAX_DEVICES_PER_CARD: usize = 8;
+/// How often the kernel's list of cards is compared.
+pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The kernel's list of cards; absent where the kernel has no sound.
+const CARD_LIST: &str = "/proc/asound/cards";
+
+/// Which ends of sound cards are listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Ports {
+    /// None.
+    #[default]
+    Off,
+    /// Every card's.
+    All,
+    /// These PCMs only, by ALSA's names.
+    Named(Vec<String>),
+}
+
+/// Which loudspeakers and line-ins are listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SoundCards {
+    /// Loudspeakers.
+    pub outputs: Ports,
+    /// Line-ins and microphones.
+    pub inputs: Ports,
+}
+
+/// The key of a card's PCM device: `alsa:<card id>:<device>:out` or `…:in`.
+pub fn key_of(card_id: &str, device: i32, direction: Direction) -> Option<DeviceKey> {
+    DeviceKey::new(&format!("alsa:{card_id}:{device}:{}", word(direction)))
+}
+
+fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Playback => "out",
+        Direction::Capture => "in",
+    }
+}
+
+/// The loudspeakers and line-ins of the card with this index, as sightings whose origin is their key. Empty when the
+/// card is gone or cannot be opened.
+pub fn of_card(index: i32) -> Vec<Sighting> {
+    let card = Card::new(index);
+    let Ok(ctl) = Ctl::from_card(&card, true) else {
+        return Vec::new();
+    };
+    let Ok(info) = ctl.card_info() else {
+        return Vec::new();
+    };
+    let Some(id) = info.get_id().ok().filter(|id| is_plain(id)) else {
+        return Vec::new();
+    };
+    let card_name = info.get_name().unwrap_or(id);
+    let mut found = Vec::new();
+    for device in DeviceIter::new(&ctl).take(MAX_DEVICES_PER_CARD) {
+        for direction in [Direction::Playback, Direction::Capture] {
+            let Ok(pcm) = ctl.pcm_info(device.unsigned_abs(), 0, direction) else {
+                continue;
+            };
+            let pcm_name = pcm.get_name().ok().unwrap_or_default();
+            let port = SoundPort {
+                pcm: format!("plughw:CARD={id},DEV={device}"),
+                mixer: Some(format!("hw:CARD={id}")),
+            };
+            let key = key_of(id, device, direction);
+            found.extend(key.map(|key| sighting(key, card_name, pcm_name, direction, port)));
+        }
+    }
+    found
+}
+
+/// A card id is what ALSA's configuration language takes unquoted.
+fn is_plain(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= 32
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+fn sighting(
+    key: DeviceKey,
+    card_name: &str,
+    pcm_name: &str,
+    direction: Direction,
+    port: SoundPort,
+) -> Sighting {
+    let (class, noun, access) = match direction {
+        Direction::Playback => (DeviceClass::Speaker, "Loudspeaker", Access::AlsaOut(port)),
+        Direction::Capture => (DeviceClass::LineIn, "Line-in", Access::AlsaIn(port)),
+    };
+    // "HDA Intel PCH" has "ALC256 Analog" and "HDMI 0": the card's name alone does not tell them apart.
+    let place = match pcm_name {
+        "" => card_name.to_owned(),
+        name if name == card_name => card_name.to_owned(),
+        name => format!("{card_name}, {name}"),
+    };
+    let name = clean_label(&format!("{noun} ({place})"), MAX_LABEL_CHARS)
+        .unwrap_or_else(|| noun.to_owned());
+    Sighting {
+        origin: key.as_str().to_owned(),
+        key,
+        name,
+        class,
+        maker: None,
+        model: clean_label(card_name, MAX_LABEL_CHARS),
+        serial: None,
+        mac: None,
+        addresses: BTreeSet::new(),
+        access,
+    }
+}
+
+/// All that `config` names, now.
+pub fn scan(config: &SoundCards) -> Vec<Sighting> {
+    let mut found = Vec::new();
+    if config.outputs == Ports::All || config.inputs == Ports::All {
+        let cards = alsa::card::Iter::new().take(MAX_CARDS).flatten();
+        for card in cards {
+            found.extend(of_card(card.get_index()).into_iter().filter(|sighting| {
+                match sighting.access {
+                    Access::AlsaOut(_) => config.outputs == Ports::All,
+                    _ => config.inputs == Ports::All,
+                }
+            }));
+        }
+    }
+    for (ports, direction) in [
+        (&config.outputs, Direction::Playback),
+        (&config.inputs, Direction::Capture),
+    ] {
+        let Ports::Named(names) = ports else { continue };
+        for name in names {
+            let key = DeviceKey::new(&format!("alsa:{name}:{}", word(direction)));
+            if let (Some(key), Some(port)) = (key, SoundPort::named(name)) {
+                found.push(sighting(key, name, "", direction, port));
+            } else {
+                tracing::warn!(name, "not a name of a PCM: left out");
+            }
+        }
+    }
+    found
+}
+
+/// Tells discovery which there are, and what came and went, until `cancel`.
+pub(crate) async fn run(
+    config: SoundCards,
+    inputs: mpsc::Sender<Input>,
+    cancel: CancellationToken,
+) {
+    if config == SoundCards::default() {
+        return;
+    }
+    let mut listed: Option<Vec<u8>> = None;
+    let mut present: BTreeSet<String> = BTreeSet::new();
+    let mut every = interval(LOOK_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let now = tokio::fs::read(CARD_LIST).await.unwrap_or_default();
+        if listed.as_ref() == Some(&now) {
+            continue;
+        }
+        listed = Some(now);
+        let wanted = config.clone();
+        // Opening a card's control device may wait for its driver.
+        let Ok(found) = tokio::task::spawn_blocking(move || scan(&wanted)).await else {
+            continue;
+        };
+        let keys: BTreeSet<String> = found.iter().map(|s| s.origin.clone()).collect();
+        for origin in present.difference(&keys) {
+            let origin = origin.clone();
+            if inputs.send(Input::Lost { origin }).await.is_err() {
+                return;
+            }
+        }
+        for sighting in found {
+            if inputs.send(Input::Seen(Box::new(sighting))).await.is_err() {
+                return;
+            }
+        }
+        present = keys;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_ports_are_listed_under_stable_keys() {
+        let found = scan(&SoundCards {
+            outputs: Ports::Named(vec!["kitchen".to_owned(), String::new()]),
+            inputs: Ports::Named(vec!["deck".to_owned()]),
+        });
+        let told: Vec<_> = found
+            .iter()
+            .map(|s| (s.key.as_str(), s.class, s.name.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (
+                    "alsa:kitchen:out",
+                    DeviceClass::Speaker,
+                    "Loudspeaker (kitchen)"
+                ),
+                ("alsa:deck:in", DeviceClass::LineIn, "Line-in (deck)"),
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_is_listed_that_was_not_asked_for() {
+        assert!(scan(&SoundCards::default()).is_empty());
+    }
+}

@@ -93,6 +93,7 @@ impl Hostile {
             service_type: "urn:schemas-upnp-org:service:ContentDirectory:1".to_owned(),
             control: self.url("/ctl"),
             scpd: None,
+            events: None,
         };
         MediaServer::new(
             "Box".to_owned(),

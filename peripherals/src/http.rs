@@ -103,6 +103,7 @@ impl<'a> Request<'a> {
 /// A whole answer, small enough to hold.
 pub(crate) struct Answer {
     pub status: StatusCode,
+    pub headers: HeaderMap,
     pub body: Bytes,
 }
 
@@ -127,6 +128,7 @@ pub(crate) async fn exchange(
         }
         Ok(Answer {
             status: opened.status,
+            headers: opened.headers,
             body: body.freeze(),
         })
     };

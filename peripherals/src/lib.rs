@@ -42,6 +42,7 @@
 //! [`Device::problem`] or an error in plain words, never a crash.
 
 pub mod alsa;
+pub mod changes;
 pub mod device;
 pub mod discovery;
 pub mod http;
@@ -59,6 +60,7 @@ pub mod xml;
 #[cfg(test)]
 mod hostile;
 
+pub use changes::{Change, Changes, MediaChange};
 pub use device::{
     Access, Capability, Device, DeviceClass, DeviceKey, DeviceState, MacAddress, Part,
 };

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 
+use crate::changes::Changes;
 use crate::upnp::{MediaRenderer, MediaServer};
 use crate::url::DeviceUrl;
 use crate::walk::Walk;
@@ -413,6 +414,13 @@ impl MediaSource {
         Walk::new(self.clone(), limits)
     }
 
+    /// Tells when something changed on the device, from now on.
+    pub fn changes(&self) -> Changes {
+        match self {
+            Self::Upnp(server) => server.changes(),
+        }
+    }
+
     /// Opens a resource for streaming. `resource` must come from this device.
     pub async fn fetch(
         &self,
@@ -589,6 +597,13 @@ impl Renderer {
     pub async fn load(&self, what: &PlayRequest) -> Result<(), RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.load(what).await,
+        }
+    }
+
+    /// Tells when something changed on the renderer, from now on: also what a person does at the renderer itself.
+    pub fn changes(&self) -> Changes {
+        match self {
+            Self::Upnp(renderer) => renderer.changes(),
         }
     }
 

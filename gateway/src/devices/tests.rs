@@ -79,6 +79,7 @@ fn device(port: u16) -> Device {
         service_type: format!("urn:schemas-upnp-org:service:{name}:1"),
         control: url(path),
         scpd: None,
+        events: None,
     };
     let server = ServerAccess {
         address,

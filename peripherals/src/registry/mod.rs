@@ -84,10 +84,6 @@ pub struct Sighting {
 
 /// Something that happened.
 #[derive(Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "one lives at a time, or few in a bounded queue; a box in each adapter would buy nothing"
-)]
 pub enum Input {
     /// SSDP was heard.
     Advert {

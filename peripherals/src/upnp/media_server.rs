@@ -4,9 +4,11 @@ use futures_util::stream;
 use hyper::StatusCode;
 use hyper::header;
 
+use super::gena::{self, Topic};
 use super::session::{CallError, call};
 use super::wire::DescriptionError;
 use super::{ServerAccess, didl};
+use crate::changes::Changes;
 use crate::http::{HttpError, Opened, Request, StallWatch, open_within};
 use crate::media::{
     AssetBody, Entry, FetchError, FetchRequest, Fetched, Item, ListError, Location, MAX_PAGE,
@@ -112,6 +114,12 @@ impl MediaServer {
             total,
             refused: listing.refused,
         })
+    }
+
+    /// What it tells of its media (ContentDirectory:1 §2.5.20, §2.5.21).
+    pub fn changes(&self) -> Changes {
+        let service = self.access.content_directory.clone();
+        gena::follow(self.access.address, vec![(Topic::Directory, service)])
     }
 
     fn list_error(&self, source: CallError) -> ListError {

@@ -5,13 +5,12 @@
 //! - `classify`: what a described device is; pure.
 //! - `session`: the calls, over [`crate::http`].
 //! - `media_server`, `renderer`: the two adapters.
+//! - `gena`: events, with asking as the way out: many renderers send them late or never.
 //! - `quirks`: real devices' deviations, each with its capture in `testdata/`.
-//!
-//! Deliberately absent: eventing (GENA). A gateway asks while something plays, which every device supports; many
-//! renderers send events late or never.
 
 mod classify;
 pub mod didl;
+pub mod gena;
 mod media_server;
 pub mod quirks;
 mod renderer;

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::RendererAccess;
 use super::didl::describe_for_renderer;
+use super::gena::{self, Topic};
 use super::session::{Arguments, CallError, call};
 use super::wire::{Service, format_time, parse_time};
+use crate::changes::Changes;
 use crate::media::{Mute, PlayRequest, PlaybackStatus, RenderError, TransportState, Volume};
 
 /// The one instance that renderers without PrepareForConnection have.
@@ -153,6 +155,14 @@ impl MediaRenderer {
         self.rendering("SetMute", &[MASTER, ("DesiredMute", wanted)])
             .await
             .map(drop)
+    }
+
+    /// What it tells of itself (§2.3.1).
+    pub fn changes(&self) -> Changes {
+        let mut services = vec![(Topic::Transport, self.access.av_transport.clone())];
+        let rendering = self.access.rendering_control.clone();
+        services.extend(rendering.map(|service| (Topic::Rendering, service)));
+        gena::follow(self.access.address, services)
     }
 
     async fn transport(

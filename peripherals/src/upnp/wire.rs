@@ -58,6 +58,8 @@ pub struct Service {
     pub control: DeviceUrl,
     /// Where its own description is.
     pub scpd: Option<DeviceUrl>,
+    /// Where its events are subscribed to, where it has any.
+    pub events: Option<DeviceUrl>,
 }
 
 /// A device description.
@@ -187,12 +189,14 @@ fn add_service(description: &mut Description, node: Node<'_, '_>, base: &DeviceU
         description.refused_services += 1;
         return;
     };
-    let scpd = child_text(node, "SCPDURL").and_then(|url| base.join(url).ok());
+    let url_of = |name| child_text(node, name).and_then(|url| base.join(url).ok());
+    let (scpd, events) = (url_of("SCPDURL"), url_of("eventSubURL"));
     description.services.push(Service {
         kind,
         service_type: service_type.to_owned(),
         control,
         scpd,
+        events,
     });
 }
 

@@ -1,12 +1,13 @@
-//! Playing on a renderer (F63): one task per device owns it while it plays, asks it once a second, and takes commands.
+//! What a person does to a renderer (F63): start, queue, pause, seek, volume. One [`Task`](super::task) per device owns it
+//! while it plays.
 
-use super::follow::{Following, Verdict};
+use super::queue::{Place, Queue, Waiting};
 use super::session::{Addresses, Session};
-use super::{Inner, MediaUrl, Playback, PlaybackError, PlayingOn};
+use super::task::{Prepared, Task};
+use super::{MediaUrl, Playback, PlaybackError, PlayingOn};
 use crate::devices::Player;
-use crate::library::Title;
 use mantel_peripherals::media::{
-    self as peripheral, PlayRequest, RenderError, TransportState, Volume,
+    self as peripheral, Mute, PlayRequest, RenderError, TransportState, Volume,
 };
 use mantel_protocol::ids::TitleId;
 use mantel_protocol::manifest::MediaKind;
@@ -15,10 +16,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
 
-/// How often a renderer is asked.
-const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Commands waiting for one renderer.
 const COMMAND_QUEUE: usize = 8;
 
@@ -28,21 +26,91 @@ pub(super) enum Press {
     Pause,
     Resume,
     Stop,
+    Skip,
     Seek(Duration),
     Volume(Volume),
+    Mute(Mute),
 }
 
-type Reply = oneshot::Sender<Result<(), RenderError>>;
+pub(super) type Reply = oneshot::Sender<Result<(), PlaybackError>>;
 pub(super) type Commands = mpsc::Sender<(Press, Reply)>;
 
 impl Playback {
-    /// Plays a title on a device: loads our media URL into it and starts it.
+    /// Plays a title on a device now: loads our media URL into it and starts it. What waits there goes on waiting.
     pub async fn play_on(&self, title: TitleId, device: &str) -> Result<(), PlaybackError> {
-        let inner = &self.inner;
-        let player = inner
+        let player = self
+            .inner
             .devices
             .player(device)
             .ok_or(PlaybackError::NoPlayer)?;
+        let prepared = self.prepare(&player, title).await?;
+        self.forget(&player.id);
+        self.start(&player, &prepared).await?;
+        self.follow(player, prepared);
+        Ok(())
+    }
+
+    /// Plays a title on a device after what plays there; at once where nothing does.
+    pub async fn play_after(
+        &self,
+        title: TitleId,
+        device: &str,
+        place: Place,
+    ) -> Result<(), PlaybackError> {
+        let player = self
+            .inner
+            .devices
+            .player(device)
+            .ok_or(PlaybackError::NoPlayer)?;
+        if !self.drives(&player.id) && self.waiting(&player.id).is_empty() {
+            return self.play_on(title, device).await;
+        }
+        // Judged now, so that the person hears it, and again when its turn comes.
+        let found = self.playable(title).await?;
+        if !self.queue(&player.id, |queue| queue.add(title, &found.name, place)) {
+            return Err(PlaybackError::QueueFull {
+                device: player.name,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes a title out of a device's queue.
+    pub fn unqueue(&self, device: &str, entry: u64) {
+        self.queue(&self.key_of(device), |queue| queue.remove(entry));
+    }
+
+    /// Has a title of a device's queue play before the others there.
+    pub fn promote(&self, device: &str, entry: u64) {
+        self.queue(&self.key_of(device), |queue| queue.promote(entry));
+    }
+
+    /// Empties a device's queue; what plays goes on.
+    pub fn clear_queue(&self, device: &str) {
+        self.queue(&self.key_of(device), |queue| *queue = Queue::default());
+    }
+
+    /// Ends the title that plays on a device and begins the next one there, if one waits.
+    pub async fn skip(&self, device: &str) -> Result<(), PlaybackError> {
+        match self.press(device, Press::Skip).await {
+            Err(PlaybackError::NotPlaying) => {
+                let key = self.key_of(device);
+                let next = self
+                    .queue(&key, Queue::take)
+                    .ok_or(PlaybackError::NotPlaying)?;
+                self.play_on(next.title, device).await
+            }
+            other => other,
+        }
+    }
+
+    /// A media URL for a device, with what it needs to know about it.
+    pub(super) async fn prepare(
+        &self,
+        player: &Player,
+        title: TitleId,
+    ) -> Result<Prepared, PlaybackError> {
+        let inner = &self.inner;
         let found = self.playable(title).await?;
         let asset = found.main_asset().ok_or(PlaybackError::NotReady)?.clone();
         let own = own_address(&player.addresses).ok_or_else(|| PlaybackError::NoRoute {
@@ -66,25 +134,90 @@ impl Playback {
             size_bytes: Some(asset.plain_bytes),
             duration: asset.duration_ms.map(Duration::from_millis),
         };
-        self.forget(&player.id);
+        Ok(Prepared {
+            title: found.id,
+            name: found.name,
+            path: url.path.split('.').next().unwrap_or(&url.path).to_owned(),
+            token,
+            request,
+        })
+    }
+
+    /// Loads and starts what was prepared; its media URL ends where that fails.
+    pub(super) async fn start(
+        &self,
+        player: &Player,
+        prepared: &Prepared,
+    ) -> Result<(), PlaybackError> {
         let started = async {
-            player.renderer.load(&request).await?;
+            player.renderer.load(&prepared.request).await?;
             player.renderer.play().await
         };
-        if let Err(error) = started.await {
-            inner.sessions.end(&token);
-            if matches!(error, RenderError::Unreachable { .. }) {
-                inner.devices.recheck(&player.id).await;
-            }
-            tracing::warn!(
-                device = player.name,
-                error = chain(&error),
-                "a title was not started"
-            );
-            return Err(error.into());
+        let Err(error) = started.await else {
+            return Ok(());
+        };
+        self.inner.sessions.end(&prepared.token);
+        if matches!(error, RenderError::Unreachable { .. }) {
+            self.inner.devices.recheck(&player.id).await;
         }
-        self.follow(player, &found, token, &url, request.duration);
-        Ok(())
+        tracing::warn!(
+            device = player.name,
+            error = chain(&error),
+            "a title was not started"
+        );
+        Err(error.into())
+    }
+
+    /// Whether something of ours plays on a device.
+    fn drives(&self, device: &str) -> bool {
+        let commands = self.inner.commands.lock();
+        commands
+            .expect("no holder of this lock panics")
+            .contains_key(device)
+    }
+
+    /// Changes a device's queue and shows it.
+    pub(super) fn queue<T>(&self, device: &str, change: impl FnOnce(&mut Queue) -> T) -> T {
+        let mut queues = self
+            .inner
+            .queues
+            .lock()
+            .expect("no holder of this lock panics");
+        let queue = queues.entry(device.to_owned()).or_default();
+        let done = change(queue);
+        let all = queue.all();
+        if all.is_empty() {
+            queues.remove(device);
+        }
+        drop(queues);
+        self.update(device, |row| row.queue = all);
+        done
+    }
+
+    /// What waits for a device, in order.
+    pub(super) fn waiting(&self, device: &str) -> Vec<Waiting> {
+        let queues = self
+            .inner
+            .queues
+            .lock()
+            .expect("no holder of this lock panics");
+        queues.get(device).map(Queue::all).unwrap_or_default()
+    }
+
+    /// Changes a device's row, if it has one.
+    pub(super) fn update(&self, device: &str, change: impl FnOnce(&mut PlayingOn)) {
+        self.inner.rows.send_if_modified(|rows| {
+            let mut now = (**rows).clone();
+            let Some(row) = now.iter_mut().find(|row| row.device == device) else {
+                return false;
+            };
+            change(row);
+            let changed = now != **rows;
+            if changed {
+                *rows = Arc::new(now);
+            }
+            changed
+        });
     }
 
     /// Ends what this gateway plays on a device, without telling the device.
@@ -99,14 +232,7 @@ impl Playback {
             .send_modify(|rows| Arc::make_mut(rows).retain(|row| row.device != device));
     }
 
-    fn follow(
-        &self,
-        player: Player,
-        title: &Title,
-        token: String,
-        url: &MediaUrl,
-        duration: Option<Duration>,
-    ) {
+    fn follow(&self, player: Player, prepared: Prepared) {
         let (commands, presses) = mpsc::channel(COMMAND_QUEUE);
         self.inner
             .commands
@@ -116,24 +242,20 @@ impl Playback {
         let row = PlayingOn {
             device: player.id.clone(),
             device_name: player.name.clone(),
-            title: title.id,
-            title_name: title.name.clone(),
+            title: prepared.title,
+            title_name: prepared.name.clone(),
             state: TransportState::Transitioning,
             position: None,
-            duration,
+            duration: prepared.request.duration,
             problem: None,
+            volume: None,
+            mute: None,
+            queue: self.waiting(&player.id),
         };
         self.inner
             .rows
             .send_modify(|rows| Arc::make_mut(rows).push(row));
-        let following = Following::new(url.path.split('.').next().unwrap_or(&url.path));
-        let mut task = Task {
-            inner: Arc::clone(&self.inner),
-            player,
-            token,
-            following,
-            own: commands.downgrade(),
-        };
+        let task = Task::new(self.clone(), player, prepared, commands.downgrade());
         drop(commands);
         self.inner
             .tasks
@@ -150,8 +272,9 @@ impl Playback {
         self.press(device, Press::Resume).await
     }
 
-    /// Stops, and forgets a problem that is still shown.
+    /// Stops, and forgets a problem that is still shown and what waits.
     pub async fn stop(&self, device: &str) -> Result<(), PlaybackError> {
+        self.clear_queue(device);
         let result = self.press(device, Press::Stop).await;
         self.forget(&self.key_of(device));
         match result {
@@ -169,16 +292,22 @@ impl Playback {
     pub async fn volume(&self, device: &str, percent: u8) -> Result<(), PlaybackError> {
         let volume = Volume::percent(percent);
         match self.press(device, Press::Volume(volume)).await {
-            Err(PlaybackError::NotPlaying) => {
-                let player = self
-                    .inner
-                    .devices
-                    .player(device)
-                    .ok_or(PlaybackError::NoPlayer)?;
-                Ok(player.renderer.set_volume(volume).await?)
-            }
+            Err(PlaybackError::NotPlaying) => Ok(self.renderer(device)?.set_volume(volume).await?),
             other => other,
         }
+    }
+
+    /// Silences a device or not; also where nothing is playing.
+    pub async fn mute(&self, device: &str, mute: Mute) -> Result<(), PlaybackError> {
+        match self.press(device, Press::Mute(mute)).await {
+            Err(PlaybackError::NotPlaying) => Ok(self.renderer(device)?.set_mute(mute).await?),
+            other => other,
+        }
+    }
+
+    fn renderer(&self, device: &str) -> Result<mantel_peripherals::Renderer, PlaybackError> {
+        let renderer = self.inner.devices.renderer(device);
+        renderer.ok_or(PlaybackError::NoPlayer)
     }
 
     /// The key under which a device plays here; it may be asked for by any of its keys.
@@ -204,149 +333,7 @@ impl Playback {
             .send((press, reply))
             .await
             .map_err(|_| PlaybackError::NotPlaying)?;
-        Ok(answer.await.map_err(|_| PlaybackError::NotPlaying)??)
-    }
-}
-
-/// One title on one renderer.
-struct Task {
-    inner: Arc<Inner>,
-    player: Player,
-    token: String,
-    following: Following,
-    /// To tell our place in the table of commands from a successor's.
-    own: mpsc::WeakSender<(Press, Reply)>,
-}
-
-impl Task {
-    async fn run(&mut self, mut presses: mpsc::Receiver<(Press, Reply)>) {
-        let mut every = tokio::time::interval(ASK_EVERY);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let press = tokio::select! {
-                press = presses.recv() => press,
-                _ = every.tick() => {
-                    if self.ask().await {
-                        continue;
-                    }
-                    break;
-                }
-            };
-            // The place in the table is gone: another title was started here, or playing was stopped.
-            let Some((press, reply)) = press else { break };
-            let done = self.obey(press).await;
-            let stopped = matches!(press, Press::Stop) && done.is_ok();
-            // The presser may have gone away.
-            let _ = reply.send(done);
-            if stopped || !self.ask().await {
-                break;
-            }
-        }
-        self.inner.sessions.end(&self.token);
-        self.leave();
-    }
-
-    async fn obey(&self, press: Press) -> Result<(), RenderError> {
-        let renderer = &self.player.renderer;
-        match press {
-            Press::Pause => renderer.pause().await,
-            Press::Resume => renderer.play().await,
-            Press::Stop => renderer.stop().await,
-            Press::Seek(position) => renderer.seek(position).await,
-            Press::Volume(volume) => renderer.set_volume(volume).await,
-        }
-    }
-
-    /// Asks the renderer and shows what it says. `false`: it is over.
-    async fn ask(&mut self) -> bool {
-        let name = self.player.name.clone();
-        let (verdict, status) = match self.player.renderer.status().await {
-            Ok(status) => (self.following.heard(&status), Some(status)),
-            Err(error @ RenderError::Unreachable { .. }) => {
-                tracing::debug!(
-                    device = name,
-                    error = chain(&error),
-                    "a renderer does not answer"
-                );
-                (self.following.missed(), None)
-            }
-            // An answer that says nothing: it is there, at least.
-            Err(error) => {
-                tracing::debug!(
-                    device = name,
-                    error = chain(&error),
-                    "a renderer's report was refused"
-                );
-                (Verdict::On, None)
-            }
-        };
-        if verdict == Verdict::Silent {
-            self.inner.devices.recheck(&self.player.id).await;
-        }
-        let problem = match verdict {
-            Verdict::On | Verdict::Over => None,
-            Verdict::Silent => Some(format!(
-                "{name} does not answer. It may have been switched off or left the network; playing goes on here when \
-                 it answers again."
-            )),
-            Verdict::Taken => Some(format!(
-                "{name} now plays something else. Play the title again to take it back."
-            )),
-            Verdict::Failed => Some(format!(
-                "{name} did not play this title. It may not know the format, or it could not reach this gateway."
-            )),
-            Verdict::Gone => Some(format!(
-                "{name} has not answered for a minute; playing was ended. Switch it on and play the title again."
-            )),
-        };
-        let over = !matches!(verdict, Verdict::On | Verdict::Silent);
-        self.update(|row| {
-            if let Some(status) = status {
-                row.state = status.state;
-                row.position = status.position;
-                row.duration = status.duration.or(row.duration);
-            }
-            if over {
-                row.state = TransportState::Stopped;
-            }
-            row.problem = problem;
-        });
-        !over
-    }
-
-    fn update(&self, change: impl FnOnce(&mut PlayingOn)) {
-        self.inner.rows.send_if_modified(|rows| {
-            let mut now = (**rows).clone();
-            let Some(row) = now.iter_mut().find(|row| row.device == self.player.id) else {
-                return false;
-            };
-            change(row);
-            let changed = now != **rows;
-            if changed {
-                *rows = Arc::new(now);
-            }
-            changed
-        });
-    }
-
-    /// Leaves the table and the list; a row with a problem stays until something else is played there.
-    fn leave(&self) {
-        let mut table = self
-            .inner
-            .commands
-            .lock()
-            .expect("no holder of this lock panics");
-        let ours = match (table.get(&self.player.id), self.own.upgrade()) {
-            (Some(there), Some(own)) => there.same_channel(&own),
-            _ => false,
-        };
-        if ours {
-            table.remove(&self.player.id);
-            self.inner.rows.send_modify(|rows| {
-                Arc::make_mut(rows)
-                    .retain(|row| row.device != self.player.id || row.problem.is_some());
-            });
-        }
+        answer.await.map_err(|_| PlaybackError::NotPlaying)?
     }
 }
 

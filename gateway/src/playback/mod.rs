@@ -1,17 +1,20 @@
 //! Playback (F3, F26, F63, DESIGN §9): titles by byte range to browsers and renderers, opened in memory.
 //!
 //! - `session`: who may fetch what until when. `range`, `serve`: the media URL.
-//! - `follow`, `control`: playing on a renderer, decided and done.
+//! - `follow`, `control`, `task`, `queue`: playing on a renderer, decided and done, one title after the other.
 //!
 //! A media URL is bound to one viewer's address and ends after 12 hours. A license is judged at the first byte, at each
 //! request and while bytes flow (see `serve`). Nothing is ever decrypted to disk.
 
 mod control;
 mod follow;
+mod queue;
 mod range;
 mod serve;
 mod session;
+mod task;
 
+pub use queue::{MAX_QUEUE, Place, Waiting};
 pub use serve::JUDGE_EVERY;
 pub use session::{MAX_SESSIONS, SESSION_LIFE};
 
@@ -21,11 +24,12 @@ use crate::rights::{Rights, RightsError, Standing};
 use axum::Router;
 use axum::routing::get;
 use control::Commands;
-use mantel_peripherals::media::{RenderError, TransportState};
+use mantel_peripherals::media::{Mute, RenderError, TransportState, Volume};
 use mantel_protocol::ids::TitleId;
 use mantel_protocol::manifest::{Asset, MediaKind};
 use mantel_runtime::clock::Clock;
 use mantel_runtime::tasks::Tasks;
+use queue::Queue;
 use session::{Addresses, Session, Sessions};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -83,6 +87,12 @@ pub struct PlayingOn {
     pub duration: Option<Duration>,
     /// What went wrong, in plain words.
     pub problem: Option<String>,
+    /// How loud it is, where told.
+    pub volume: Option<Volume>,
+    /// Whether it is silenced, where told.
+    pub mute: Option<Mute>,
+    /// What plays after this, in order.
+    pub queue: Vec<Waiting>,
 }
 
 /// Why a title is not played.
@@ -112,6 +122,12 @@ pub enum PlaybackError {
     /// The device refused; its own words say why.
     #[error(transparent)]
     Render(#[from] RenderError),
+    /// Too many wait.
+    #[error("{MAX_QUEUE} titles wait for {device} already; remove some first")]
+    QueueFull {
+        /// Its name.
+        device: String,
+    },
     /// Nothing of ours plays there.
     #[error("nothing from this gateway is playing there")]
     NotPlaying,
@@ -132,6 +148,8 @@ struct Inner {
     tasks: Tasks,
     sessions: Sessions,
     commands: Mutex<HashMap<String, Commands>>,
+    /// What waits, by device key; kept when a title is started over another.
+    queues: Mutex<HashMap<String, Queue>>,
     rows: watch::Sender<Arc<Vec<PlayingOn>>>,
 }
 
@@ -154,6 +172,7 @@ impl Playback {
             tasks: tasks.child(),
             sessions: Sessions::default(),
             commands: Mutex::default(),
+            queues: Mutex::default(),
             rows: watch::Sender::new(Arc::default()),
         };
         Self {

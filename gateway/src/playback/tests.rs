@@ -706,3 +706,92 @@ async fn a_title_plays_on_a_renderer_and_a_renderer_that_leaves_is_told() {
         .expect("the problem is forgotten");
     assert!(stage.playback.sessions().borrow().is_empty());
 }
+
+#[tokio::test]
+async fn titles_play_one_after_the_other_and_the_queue_may_change() {
+    let stage = Stage::new().await;
+    let mut titles = Vec::new();
+    for name in ["one.mp4", "two.mp4", "three.mp4", "four.mp4"] {
+        let plain = noise(70_000, name.len() as u64 + titles.len() as u64);
+        titles.push(stage.import(name, "video/mp4", &plain).await);
+    }
+    let [one, two, three, four] = titles[..] else {
+        panic!("four titles")
+    };
+    let playback = &stage.playback;
+    let mut rows = playback.sessions();
+    let says = |state: &'static str, position: &'static str| {
+        let mut now = stage.peer.transport.lock().expect("unpoisoned");
+        let now = now.as_mut().expect("it answers");
+        (now.0, now.1) = (state, position);
+    };
+    // Nothing plays: the first begins at once. "Next" goes before what waits.
+    for (title, place) in [(one, Place::Last), (two, Place::Last), (four, Place::Last)] {
+        playback
+            .play_after(title, "uuid:one", place)
+            .await
+            .expect("taken");
+    }
+    playback
+        .play_after(three, "mdns:one", Place::Next)
+        .await
+        .expect("taken");
+    let plays = |title: TitleId| {
+        move |rows: &Arc<Vec<PlayingOn>>| {
+            rows.first()
+                .is_some_and(|r| r.title == title && r.state == TransportState::Playing)
+        }
+    };
+    let row = rows.wait_for(plays(one)).await.expect("published")[0].clone();
+    let order: Vec<TitleId> = row.queue.iter().map(|one| one.title).collect();
+    assert_eq!(order, [three, two, four]);
+    playback.promote("uuid:one", row.queue[1].entry);
+    playback.unqueue("uuid:one", row.queue[2].entry);
+    // Near its end the renderer is given the next one; it takes no notice and stops, and the next is started.
+    says("PLAYING", "0:00:58");
+    let given = async {
+        let asked = |action: &str| {
+            let asked = stage.peer.asked.lock().expect("unpoisoned");
+            asked.iter().any(|one| one == action)
+        };
+        while !asked("SetNextAVTransportURI") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), given)
+        .await
+        .expect("given in time");
+    says("STOPPED", "0:00:00");
+    let row = rows.wait_for(plays(two)).await.expect("published")[0].clone();
+    let order: Vec<TitleId> = row.queue.iter().map(|one| one.title).collect();
+    assert_eq!((order, row.problem), (vec![three], None));
+    // Stopped at the renderer in the middle: what waits is kept and started by a person.
+    says("PLAYING", "0:00:05");
+    let heard = |rows: &Arc<Vec<PlayingOn>>| {
+        rows.first()
+            .is_some_and(|r| r.position == Some(Duration::from_secs(5)))
+    };
+    rows.wait_for(heard).await.expect("published");
+    says("STOPPED", "0:00:00");
+    let kept = |rows: &Arc<Vec<PlayingOn>>| {
+        rows.first()
+            .is_some_and(|r| r.state == TransportState::Stopped && r.problem.is_some())
+    };
+    let row = rows.wait_for(kept).await.expect("published")[0].clone();
+    assert_eq!(row.queue.len(), 1, "{row:?}");
+    let restarted = async {
+        while let Err(error) = playback.skip("uuid:one").await {
+            assert!(matches!(error, PlaybackError::NotPlaying), "{error}");
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), restarted)
+        .await
+        .expect("what waits is started");
+    rows.wait_for(plays(three)).await.expect("published");
+    // Skipping the last one ends it.
+    playback.skip("uuid:one").await.expect("skipped");
+    rows.wait_for(|rows| rows.is_empty())
+        .await
+        .expect("published");
+}

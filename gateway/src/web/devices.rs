@@ -8,7 +8,7 @@ use super::home::After;
 use super::live::Follow;
 use super::respond::{Done, Page, Posted, Refusal, page};
 use super::shell::{Icon, Nav, Shell, escape_query};
-use super::view::DeviceCard;
+use super::view::{DeviceCard, PlayingCard};
 use crate::devices::{DeviceImport, DeviceImportState};
 use askama::Template;
 use axum::extract::{Path, Query, State};
@@ -121,6 +121,7 @@ struct DevicePage {
     next: Option<u32>,
     problem: Option<String>,
     left_out: u32,
+    playing: Option<PlayingCard>,
 }
 
 /// A line of a source's listing.
@@ -197,7 +198,7 @@ pub async fn browse(
     Path(device): Path<String>,
     Query(wanted): Query<Browse>,
 ) -> Page {
-    let follow = Follow::new(&site, "devices imports library");
+    let follow = Follow::new(&site, "devices imports library playing");
     let now = site.state.clock.now();
     let card = {
         let devices = site.state.devices.snapshot();
@@ -247,6 +248,9 @@ pub async fn browse(
         next,
         problem,
         left_out,
+        playing: super::view::playing(&site)
+            .into_iter()
+            .find(|card| card.device == device),
     }))
 }
 

@@ -68,9 +68,10 @@ pub fn news(site: &Site, area: &str) -> News {
         }
         "playing" => {
             let parts = view::playing(site).into_iter().map(|row| {
+                let queue: Vec<u64> = row.queue.iter().map(|one| one.entry).collect();
                 let part = format!(
-                    "{} {} {} {:?}",
-                    row.device, row.title, row.state, row.problem
+                    "{} {} {} {:?} {:?} {} {queue:?}",
+                    row.device, row.title, row.state, row.problem, row.volume, row.mute
                 );
                 items.push(Item {
                     id: row.device,

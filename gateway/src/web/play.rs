@@ -5,10 +5,11 @@ use super::fields::Fields;
 use super::respond::{Done, Page, Posted, Refusal, page};
 use super::shell::{Nav, Shell, escape_query};
 use crate::library::{Title, TitleState};
-use crate::playback::Viewer;
+use crate::playback::{Place, Viewer};
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect};
+use mantel_peripherals::media::Mute;
 use mantel_protocol::ids::TitleId;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -58,9 +59,21 @@ pub async fn begin(
             Ok(Done::to(page).fact("media", media))
         }
         device => {
-            let played = site.state.playback.play_on(title.id, device).await;
+            let playback = &site.state.playback;
+            let (played, done) = match fields.text("when") {
+                "next" => {
+                    let played = playback.play_after(title.id, device, Place::Next).await;
+                    (played, "queued-next")
+                }
+                "last" => {
+                    let played = playback.play_after(title.id, device, Place::Last).await;
+                    (played, "queued")
+                }
+                "" | "now" => (playback.play_on(title.id, device).await, "playing"),
+                _ => return Err(Refusal::field("A title plays now, next or last.")),
+            };
             played.map_err(|e| Refusal::from_part(&e).back(format!("/library/{id}")))?;
-            Ok(Done::to(format!("/library/{}?done=playing", title.id)))
+            Ok(Done::to(format!("/library/{}?done={done}", title.id)))
         }
     }
 }
@@ -163,9 +176,21 @@ pub async fn drive(
                 .await
                 .map_err(refused)?;
         }
+        "mute" => playback.mute(&device, Mute::On).await.map_err(refused)?,
+        "unmute" => playback.mute(&device, Mute::Off).await.map_err(refused)?,
+        "next" => playback.skip(&device).await.map_err(refused)?,
+        "clear" => playback.clear_queue(&device),
+        "first" => playback.promote(&device, entry(&fields)?),
+        "remove" => playback.unqueue(&device, entry(&fields)?),
         _ => return Err(Refusal::field("The player knows no such command.").back(back)),
     }
     Ok(Done::to(back))
+}
+
+/// A place in a queue.
+fn entry(fields: &Fields) -> Result<u64, Refusal> {
+    let entry = fields.text("entry").parse();
+    entry.map_err(|_| Refusal::field("The place in the queue is missing."))
 }
 
 fn own_back(fields: &Fields) -> String {

@@ -152,6 +152,8 @@ fn notice(word: &str) -> Option<&'static str> {
         "order-waiting" => "The order is kept here and is placed as soon as the server is reached.",
         "cancelled" => "The order was cancelled. Nothing was charged for it.",
         "playing" => "It plays on the device.",
+        "queued-next" => "It plays next on the device.",
+        "queued" => "It waits for its turn on the device.",
         "sent" => "Done.",
         "revoked" => "That session has ended.",
         "password" => "The new password is in force. Other browsers have to log in again.",

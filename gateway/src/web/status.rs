@@ -140,7 +140,12 @@ fn playing(site: &Site) -> Vec<Value> {
     let rows = site.state.playback.sessions();
     let rows = rows.borrow();
     let row = |row: &crate::playback::PlayingOn| {
+        let queue = row
+            .queue
+            .iter()
+            .map(|one| json!({ "entry": one.entry, "title": one.title, "name": one.name }));
         json!({
+            "volume": row.volume, "mute": row.mute, "queue": queue.collect::<Vec<_>>(),
             "device": row.device, "device_name": row.device_name, "title": row.title, "name": row.title_name,
             "state": transport_word(row.state), "position_s": row.position.map(seconds),
             "duration_s": row.duration.map(seconds), "problem": row.problem,

@@ -46,6 +46,8 @@ struct TitlePage {
     /// Why it cannot be played; `None`: it can.
     no_play: Option<String>,
     playing: Vec<PlayingCard>,
+    /// Devices on which something plays.
+    busy: Vec<String>,
     players: Vec<DeviceCard>,
     players_to_admit: usize,
     order: Option<OrderCard>,
@@ -53,6 +55,13 @@ struct TitlePage {
     homes: Vec<Neighbour>,
     connected: bool,
     currency: String,
+}
+
+impl TitlePage {
+    /// Whether something plays on a device, after which the title may play.
+    fn is_busy(&self, device: &str) -> bool {
+        self.busy.iter().any(|busy| busy == device)
+    }
 }
 
 /// How the title is offered now.
@@ -196,6 +205,10 @@ pub async fn page(
         ready,
         is_image: title.kind == mantel_protocol::manifest::MediaKind::Image,
         no_play,
+        busy: view::playing(&site)
+            .into_iter()
+            .map(|card| card.device)
+            .collect(),
         playing: view::playing(&site)
             .into_iter()
             .filter(|card| card.title == id)

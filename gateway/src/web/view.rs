@@ -8,7 +8,7 @@ use crate::devices::{DeviceRow, DeviceStanding};
 use crate::exchange::{Direction, OrderRow, Stage};
 use crate::library::{ImportPhase, ImportProgress, Origin, Title, TitleState};
 use crate::playback::PlayingOn;
-use mantel_peripherals::media::TransportState;
+use mantel_peripherals::media::{Mute, TransportState, Volume};
 use mantel_peripherals::{Capability, DeviceClass, DeviceState};
 use mantel_protocol::api::OrderState;
 use mantel_protocol::license::Terms;
@@ -194,6 +194,22 @@ pub struct PlayingCard {
     pub percent: u64,
     /// What is wrong.
     pub problem: Option<String>,
+    /// Loudness, percent; `None`: the device does not tell.
+    pub volume: Option<u8>,
+    /// `on`, `off`, or empty: the device does not tell.
+    pub mute: &'static str,
+    /// What plays after it.
+    pub queue: Vec<QueueEntry>,
+}
+
+/// A title that waits for a device.
+pub struct QueueEntry {
+    /// Its place's name.
+    pub entry: u64,
+    /// The title's id.
+    pub title: String,
+    /// The title's name.
+    pub name: String,
 }
 
 /// A transport state's word.
@@ -237,12 +253,27 @@ impl PlayingCard {
                 format::percent(at_s, length_s)
             },
             problem: playing.problem.clone(),
+            volume: playing.volume.map(Volume::as_percent),
+            mute: match playing.mute {
+                Some(Mute::On) => "on",
+                Some(Mute::Off) => "off",
+                None => "",
+            },
+            queue: playing
+                .queue
+                .iter()
+                .map(|waiting| QueueEntry {
+                    entry: waiting.entry,
+                    title: waiting.title.to_string(),
+                    name: waiting.name.clone(),
+                })
+                .collect(),
         }
     }
 
-    /// Whether the session is alive: stopped ones without a problem need no card.
+    /// Whether the session is alive: stopped ones without a problem or a queue need no card.
     pub fn is_alive(&self) -> bool {
-        self.state != "stopped" || self.problem.is_some()
+        self.state != "stopped" || self.problem.is_some() || !self.queue.is_empty()
     }
 }
 

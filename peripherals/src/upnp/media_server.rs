@@ -1,5 +1,7 @@
 //! A UPnP AV media server as a source of media (UPnP ContentDirectory:1 §2.7.4 Browse).
 
+use std::sync::Arc;
+
 use futures_util::stream;
 use hyper::StatusCode;
 use hyper::header;
@@ -24,13 +26,16 @@ const NO_SUCH_OBJECT: u16 = 701;
 #[derive(Clone, Debug)]
 pub struct MediaServer {
     name: String,
-    access: ServerAccess,
+    access: Arc<ServerAccess>,
 }
 
 impl MediaServer {
     /// A server that was described; `name` is for messages.
     pub fn new(name: String, access: ServerAccess) -> Self {
-        Self { name, access }
+        Self {
+            name,
+            access: Arc::new(access),
+        }
     }
 
     /// The name that it gives itself.

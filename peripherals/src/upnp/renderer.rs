@@ -1,5 +1,6 @@
 //! A UPnP AV media renderer as a player (UPnP AVTransport:1, RenderingControl:1; F63).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::RendererAccess;
@@ -19,13 +20,16 @@ const MASTER: (&str, &str) = ("Channel", "Master");
 #[derive(Clone, Debug)]
 pub struct MediaRenderer {
     name: String,
-    access: RendererAccess,
+    access: Arc<RendererAccess>,
 }
 
 impl MediaRenderer {
     /// A renderer that was described; `name` is for messages.
     pub fn new(name: String, access: RendererAccess) -> Self {
-        Self { name, access }
+        Self {
+            name,
+            access: Arc::new(access),
+        }
     }
 
     /// The name that it gives itself.

@@ -133,6 +133,16 @@ impl Changes {
         }
     }
 
+    /// For a player that tells nothing: says every `pause` that anything may have changed.
+    pub fn every(pause: Duration) -> Self {
+        Self::by(move |teller, stop| async move {
+            while timeout(pause, stop.cancelled()).await.is_err() {
+                teller.tell(Change::Playing);
+                teller.tell(Change::Loudness);
+            }
+        })
+    }
+
     /// The next change; waits for one. `None`: this device tells nothing more. May be dropped while it waits.
     pub async fn next(&mut self) -> Option<Change> {
         loop {

@@ -52,6 +52,21 @@ impl fmt::Display for DeviceKey {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddress(pub [u8; 6]);
 
+impl MacAddress {
+    /// Twelve hex digits without separators; `None` for anything else and for addresses that are no device's own
+    /// (all zeros, groups).
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        let mut octets = [0_u8; 6];
+        if digits.len() != 12 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        for (octet, at) in octets.iter_mut().zip((0..12).step_by(2)) {
+            *octet = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
+        }
+        (octets != [0; 6] && octets[0] & 1 == 0).then_some(Self(octets))
+    }
+}
+
 impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, octet) in self.0.iter().enumerate() {

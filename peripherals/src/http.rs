@@ -160,8 +160,7 @@ pub(crate) async fn open_within(
 type Connection = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
 
 async fn open(request: Request<'_>) -> Result<Opened, HttpError> {
-    let to = (request.url.host(), request.url.port());
-    let stream = TcpStream::connect(to)
+    let stream = TcpStream::connect(request.url.socket())
         .await
         .map_err(|source| HttpError::Connect {
             to: request.url.authority(),

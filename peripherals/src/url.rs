@@ -5,15 +5,45 @@
 //! can only be made with the address that the URL must stay on, and no name is ever looked up.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 /// Longest URL accepted from a device, in bytes.
 pub const MAX_URL_BYTES: usize = 2048;
+
+/// Who spoke: an address, and for a link-local IPv6 address the interface that it is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Speaker {
+    /// Its address.
+    pub ip: IpAddr,
+    /// The interface's index where the address means nothing without it (RFC 4007 §6), else 0.
+    pub scope: u32,
+}
+
+impl From<IpAddr> for Speaker {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip, scope: 0 }
+    }
+}
+
+impl From<SocketAddr> for Speaker {
+    fn from(from: SocketAddr) -> Self {
+        let scope = match from {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => 0,
+        };
+        Self {
+            ip: from.ip(),
+            scope,
+        }
+    }
+}
 
 /// A URL on one device: `http://<literal address>:<port><target>`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceUrl {
     host: IpAddr,
+    /// See [`Speaker::scope`].
+    scope: u32,
     port: u16,
     target: String,
 }
@@ -38,6 +68,11 @@ pub enum UrlRefused {
 impl DeviceUrl {
     /// Reads an absolute URL that must stay on `owner`.
     pub fn parse(text: &str, owner: IpAddr) -> Result<Self, UrlRefused> {
+        Self::parse_on(text, owner.into())
+    }
+
+    /// Reads an absolute URL that must stay on `owner`, who may have spoken by link-local IPv6.
+    pub fn parse_on(text: &str, owner: Speaker) -> Result<Self, UrlRefused> {
         let text = text.trim();
         if text.len() > MAX_URL_BYTES {
             return Err(UrlRefused::TooLong);
@@ -46,11 +81,12 @@ impl DeviceUrl {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         let (host, port) = parse_authority(authority).ok_or(UrlRefused::NotLiteral)?;
-        if host != owner {
+        if host != owner.ip {
             return Err(UrlRefused::OtherHost(host));
         }
         Ok(Self {
             host,
+            scope: owner.scope,
             port,
             target: clean_target(target),
         })
@@ -64,10 +100,10 @@ impl DeviceUrl {
         }
         let head = reference.split(['/', '?', '#']).next().unwrap_or_default();
         if head.contains(':') {
-            return Self::parse(reference, self.host);
+            return Self::parse_on(reference, self.owner());
         }
         if let Some(after) = reference.strip_prefix("//") {
-            return Self::parse(&format!("http://{after}"), self.host);
+            return Self::parse_on(&format!("http://{after}"), self.owner());
         }
         let target = if reference.starts_with('/') {
             clean_target(reference)
@@ -78,6 +114,7 @@ impl DeviceUrl {
         };
         Ok(Self {
             host: self.host,
+            scope: self.scope,
             port: self.port,
             target,
         })
@@ -86,6 +123,22 @@ impl DeviceUrl {
     /// The device's address.
     pub fn host(&self) -> IpAddr {
         self.host
+    }
+
+    /// The device as the one whom the URL must stay on.
+    pub fn owner(&self) -> Speaker {
+        Speaker {
+            ip: self.host,
+            scope: self.scope,
+        }
+    }
+
+    /// Where to connect.
+    pub(crate) fn socket(&self) -> SocketAddr {
+        match self.host {
+            IpAddr::V4(_) => SocketAddr::new(self.host, self.port),
+            IpAddr::V6(host) => SocketAddrV6::new(host, self.port, 0, self.scope).into(),
+        }
     }
 
     /// TCP port.
@@ -125,6 +178,8 @@ fn strip_scheme(text: &str) -> Option<&str> {
 fn parse_authority(text: &str) -> Option<(IpAddr, u16)> {
     let (host, port) = if let Some(inner) = text.strip_prefix('[') {
         let (host, after) = inner.split_once(']')?;
+        // A zone (RFC 6874) is the device's own name for its interface and means nothing here.
+        let host = host.split('%').next().unwrap_or_default();
         (IpAddr::V6(host.parse().ok()?), after)
     } else {
         let end = text.find(':').unwrap_or(text.len());
@@ -217,6 +272,22 @@ mod tests {
         }
         let long = format!("http://10.78.0.10/{}", "a".repeat(MAX_URL_BYTES));
         assert_eq!(DeviceUrl::parse(&long, OWNER), Err(UrlRefused::TooLong));
+    }
+
+    #[test]
+    fn a_link_local_device_is_reached_on_the_interface_it_was_heard_on() {
+        let heard: SocketAddr = "[fe80::7%3]:1900".parse().expect("an address");
+        let base =
+            DeviceUrl::parse_on("http://[fe80::7%25eth0]:80/d.xml", heard.into()).expect("its own");
+        assert_eq!(base.socket().to_string(), "[fe80::7%3]:80");
+        assert_eq!(base.to_string(), "http://[fe80::7]:80/d.xml");
+        for reference in ["/c", "http://[fe80::7]/c", "//[fe80::7]/c"] {
+            let url = base.join(reference).expect("its own");
+            assert_eq!(url.socket().to_string(), "[fe80::7%3]:80", "{reference}");
+        }
+        assert!(base.join("http://[fe80::8]/c").is_err());
+        let global: SocketAddr = "[2001:db8::7%3]:1900".parse().expect("an address");
+        assert_eq!(Speaker::from(global).scope, 0);
     }
 
     #[test]

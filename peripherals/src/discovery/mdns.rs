@@ -1,15 +1,18 @@
 //! DNS-SD over multicast DNS (RFC 6762, RFC 6763): browses a fixed list of service types with mdns-sd, which does the
 //! caching and expiry. What is found is shown; adapters that drive it come with their own folders.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
-use mdns_sd::{ResolvedService, ServiceDaemon, ServiceEvent};
-use tokio::sync::mpsc;
+use mdns_sd::{IfKind, ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::device::{Access, DeviceClass, DeviceKey, MAX_LABEL_CHARS, clean_label};
+use super::gate::{Gate, Known, Verdict};
+use crate::device::{Access, DeviceClass, DeviceKey, MAX_LABEL_CHARS, MacAddress, clean_label};
 use crate::registry::{Input, Sighting};
 
 /// Service types that are browsed, and what a device that offers one is.
@@ -31,42 +34,295 @@ pub const SERVICE_TYPES: &[(&str, DeviceClass)] = &[
 
 /// Most addresses kept of one service.
 pub const MAX_SERVICE_ADDRESSES: usize = 16;
+/// Sightings of all readers that wait.
+const READERS_QUEUE: usize = 64;
+/// The crate's daemon is asked and must answer within so long.
+const MEASURE_TIME: Duration = Duration::from_secs(5);
 /// The domain that multicast DNS uses.
 const DOMAIN: &str = ".local.";
 
-/// Browses until cancelled. Returns early, with a warning, when the system allows no multicast socket.
-pub(crate) async fn run(inputs: mpsc::Sender<Input>, cancel: CancellationToken) {
-    let daemon = match ServiceDaemon::new() {
-        Ok(daemon) => daemon,
-        Err(error) => {
-            tracing::warn!(%error, "no DNS-SD discovery; devices are still found by SSDP");
+/// Records that the crate's cache may hold; beyond it somebody floods, and the cache is thrown away.
+pub const MAX_RECORDS: i64 = 4096;
+/// How often the cache is measured.
+const MEASURE_EVERY: Duration = Duration::from_millis(500);
+/// Pauses after a cache was thrown away, and how long a calm makes them short again.
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+    Duration::from_secs(8),
+    Duration::from_secs(30),
+    Duration::from_mins(1),
+];
+/// What was found before the cache was thrown away, and is not found again within so long, is gone.
+const FIND_AGAIN: Duration = Duration::from_mins(1);
+/// Services remembered, to tell which of them are not found again.
+const MAX_FOUND: usize = 1024;
+
+/// What this gateway says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Service type, such as `_mantel._tcp`.
+    pub service: String,
+    /// The name of the instance, for people.
+    pub instance: String,
+    /// Host name without `.local`.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// The TXT record.
+    pub text: Vec<(String, String)>,
+}
+
+/// What the task below works with.
+pub(crate) struct Talk {
+    pub interface: Option<String>,
+    pub announced: Option<watch::Receiver<Option<Announcement>>>,
+    pub known: Known,
+    pub inputs: mpsc::Sender<Input>,
+}
+
+/// Why one life of the daemon ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Cancelled,
+    Flooded,
+    /// A reader fell behind and was dropped by the crate.
+    FellBehind,
+}
+
+/// Browses and announces until cancelled. Returns early, with a warning, when the system allows no multicast socket.
+///
+/// mdns-sd keeps every record of the browsed types for as long as its sender wants. So the cache is measured, and
+/// thrown away with its daemon when somebody fills it.
+pub(crate) async fn run(mut talk: Talk, cancel: CancellationToken) {
+    let (mut found, mut failures) = (Found::default(), 0);
+    loop {
+        let daemon = match start(&talk) {
+            Ok(daemon) => daemon,
+            Err(error) => {
+                tracing::warn!(%error, "no DNS-SD discovery; devices are still found by SSDP");
+                return;
+            }
+        };
+        let began = Instant::now();
+        let end = live(&daemon, &mut talk, &mut found, &cancel).await;
+        // Ends the crate's own thread, after its goodbyes; it answers once it stopped.
+        if let Ok(stopped) = daemon.shutdown() {
+            let _ = stopped.recv_async().await;
+        }
+        if end == End::Cancelled {
             return;
         }
-    };
+        if began.elapsed() > FIND_AGAIN {
+            failures = 0;
+        }
+        let pause = PAUSES[failures.min(PAUSES.len() - 1)];
+        failures += 1;
+        let flooded = end == End::Flooded;
+        tracing::warn!(
+            flooded,
+            ?pause,
+            "DNS-SD starts anew: more was announced than is kept"
+        );
+        found.forget_unless_found_again();
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+fn start(talk: &Talk) -> mdns_sd::Result<ServiceDaemon> {
+    let daemon = ServiceDaemon::new()?;
+    // A new interface is found soon; the crate looks by itself.
+    daemon.set_ip_check_interval(2)?;
+    if let Some(interface) = &talk.interface {
+        daemon.disable_interface(IfKind::All)?;
+        daemon.enable_interface(IfKind::Name(interface.clone()))?;
+    }
+    Ok(daemon)
+}
+
+/// One life of the daemon.
+async fn live(
+    daemon: &ServiceDaemon,
+    talk: &mut Talk,
+    found: &mut Found,
+    cancel: &CancellationToken,
+) -> End {
+    let (seen, mut sightings) = mpsc::channel::<Input>(READERS_QUEUE);
     let mut readers = JoinSet::new();
     for (service, class) in SERVICE_TYPES {
         match daemon.browse(&format!("{service}{DOMAIN}")) {
             Ok(events) => {
-                let inputs = inputs.clone();
-                readers.spawn(async move {
-                    while let Ok(event) = events.recv_async().await {
-                        let Some(input) = interpret(event, service, *class) else {
-                            continue;
-                        };
-                        if inputs.send(input).await.is_err() {
-                            return;
-                        }
-                    }
-                });
+                readers.spawn(read(
+                    events,
+                    service,
+                    *class,
+                    talk.known.clone(),
+                    seen.clone(),
+                ));
             }
             Err(error) => tracing::warn!(%error, service, "service type not browsed"),
         }
     }
-    cancel.cancelled().await;
+    drop(seen);
+    let mut measure = interval(MEASURE_EVERY);
+    let mut said: Option<String> = None;
+    announce(daemon, talk, &mut said);
+    let end = loop {
+        tokio::select! {
+            () = cancel.cancelled() => break End::Cancelled,
+            Some(input) = sightings.recv() => {
+                found.note(&input);
+                if talk.inputs.send(input).await.is_err() {
+                    break End::Cancelled;
+                }
+            }
+            Some(_) = readers.join_next() => break End::FellBehind,
+            true = changed(&mut talk.announced) => announce(daemon, talk, &mut said),
+            _ = measure.tick() => {
+                for origin in found.lost() {
+                    let _ = talk.inputs.send(Input::Lost { origin }).await;
+                }
+                if records(daemon).await > MAX_RECORDS {
+                    break End::Flooded;
+                }
+            }
+        }
+    };
     readers.shutdown().await;
-    // Ends the crate's own thread; it answers once it stopped.
-    if let Ok(stopped) = daemon.shutdown() {
-        let _ = stopped.recv_async().await;
+    end
+}
+
+/// Reads what is found of one service type, until the crate drops us for being slow.
+async fn read(
+    events: mdns_sd::Receiver<ServiceEvent>,
+    service: &'static str,
+    class: DeviceClass,
+    known: Known,
+    seen: mpsc::Sender<Input>,
+) {
+    let (mut gate, started) = (Gate::new(), Instant::now());
+    while let Ok(event) = events.recv_async().await {
+        let Some(mut input) = interpret(event, service, class) else {
+            continue;
+        };
+        if let Input::Seen(sighting) = &input
+            && let Some(address) = sighting.addresses.first().copied()
+        {
+            let known = known.borrow().contains(&address);
+            match gate.judge(address, known, started.elapsed()) {
+                Verdict::Heard => {}
+                Verdict::Told => input = Input::TooMuch { source: address },
+                Verdict::Dropped => continue,
+            }
+        }
+        if seen.send(input).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// How many records the crate holds.
+async fn records(daemon: &ServiceDaemon) -> i64 {
+    // A daemon too busy to answer is being flooded.
+    let Ok(answer) = daemon.get_metrics() else {
+        return i64::MAX;
+    };
+    match timeout(MEASURE_TIME, answer.recv_async()).await {
+        Ok(Ok(metrics)) => metrics
+            .iter()
+            .filter(|(name, _)| name.starts_with("cached-"))
+            .map(|(_, count)| *count)
+            .sum(),
+        Ok(Err(_)) | Err(_) => i64::MAX,
+    }
+}
+
+async fn changed(announced: &mut Option<watch::Receiver<Option<Announcement>>>) -> bool {
+    if let Some(announced) = announced
+        && announced.changed().await.is_ok()
+    {
+        return true;
+    }
+    std::future::pending().await
+}
+
+/// Says what is to be said now, and goodbye for what was said before.
+fn announce(daemon: &ServiceDaemon, talk: &mut Talk, said: &mut Option<String>) {
+    if let Some(before) = said.take() {
+        let _ = daemon.unregister(&before);
+    }
+    let wanted = talk
+        .announced
+        .as_mut()
+        .and_then(|announced| announced.borrow_and_update().clone());
+    let Some(wanted) = wanted else { return };
+    let text: Vec<(&str, &str)> = wanted
+        .text
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    let service = format!("{}{DOMAIN}", wanted.service);
+    let host = format!("{}{DOMAIN}", wanted.host);
+    let info = ServiceInfo::new(
+        &service,
+        &wanted.instance,
+        &host,
+        "",
+        wanted.port,
+        &text[..],
+    )
+    .map(ServiceInfo::enable_addr_auto)
+    .and_then(|info| {
+        let name = info.get_fullname().to_owned();
+        daemon.register(info).map(|()| name)
+    });
+    match info {
+        Ok(name) => *said = Some(name),
+        Err(error) => tracing::warn!(%error, "this gateway is not announced by DNS-SD"),
+    }
+}
+
+/// What was found, so that what is not found again after a new start counts as gone.
+#[derive(Debug, Default)]
+struct Found {
+    now: HashSet<String>,
+    before: HashSet<String>,
+    since: Option<Instant>,
+}
+
+impl Found {
+    fn note(&mut self, input: &Input) {
+        match input {
+            Input::Seen(sighting) => {
+                self.before.remove(&sighting.origin);
+                if self.now.len() < MAX_FOUND {
+                    self.now.insert(sighting.origin.clone());
+                }
+            }
+            Input::Lost { origin } => {
+                self.before.remove(origin);
+                self.now.remove(origin);
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_unless_found_again(&mut self) {
+        self.before.extend(std::mem::take(&mut self.now));
+        self.since = Some(Instant::now());
+    }
+
+    fn lost(&mut self) -> HashSet<String> {
+        match self.since {
+            Some(since) if since.elapsed() >= FIND_AGAIN => {
+                self.since = None;
+                std::mem::take(&mut self.before)
+            }
+            _ => HashSet::new(),
+        }
     }
 }
 
@@ -115,7 +371,11 @@ fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Optio
         maker: text("manufacturer"),
         model: text("md").or_else(|| text("model")).or_else(|| text("am")),
         serial: text("serialNumber"),
-        mac: None,
+        mac: hardware_address(
+            found.get_fullname(),
+            service,
+            [text("deviceid"), text("macaddress"), text("mac")],
+        ),
         addresses,
         access: access(service, found.get_port()),
     })
@@ -127,6 +387,26 @@ fn access(service: &str, port: u16) -> Access {
         service: service.to_owned(),
         port,
     }
+}
+
+/// In the TXT record, or before the `@` of an AirPlay sound service.
+fn hardware_address(
+    fullname: &str,
+    service: &str,
+    told: [Option<String>; 3],
+) -> Option<MacAddress> {
+    let plain = |text: &str| {
+        let digits: String = text.chars().filter(|c| !matches!(c, ':' | '-')).collect();
+        MacAddress::from_hex(&digits)
+    };
+    let before = fullname
+        .split_once('@')
+        .filter(|_| service == "_raop._tcp")
+        .map(|(mac, _)| mac.to_owned());
+    told.into_iter()
+        .chain([before])
+        .flatten()
+        .find_map(|text| plain(&text))
 }
 
 /// `Kitchen._mpd._tcp.local.` → `Kitchen`; AirPlay's `0123456789ab@Kitchen` → `Kitchen`.

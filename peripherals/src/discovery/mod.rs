@@ -1,43 +1,54 @@
-//! Finding devices (F2): one task owns the registry; `mdns` and `ssdp` feed it sightings, it fetches descriptions, and
-//! everybody else holds a snapshot.
+//! Finding devices (F2): one task (`owner`) owns the registry; `mdns`, `ssdp`, `ws_discovery` and things on cables feed
+//! it sightings, it fetches descriptions, and everybody else holds a snapshot.
+//!
+//! - `links`: the interfaces, as they come and go. `multicast`: asking and listening on each. `gate`: who may be heard.
 //!
 //! The gateway starts one [`Discovery`]; a crash loses nothing, since the network is asked again.
 
+pub mod gate;
+mod links;
 pub mod mdns;
+pub mod multicast;
+mod owner;
 pub mod ssdp;
 pub mod wire;
+pub mod ws_discovery;
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, broadcast, mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::alsa::{SoundCards, cards};
 use crate::device::{Device, DeviceKey};
-use crate::neighbours::{ARP_TABLE, parse_arp};
-use crate::registry::{Action, Event, Input, Now, Registry};
-use crate::upnp::{DescribeError, Described, describe};
-use crate::url::DeviceUrl;
+use crate::registry::{Event, Input, Registry};
+use links::{Links, Wanted};
+use multicast::Surroundings;
+use owner::Owner;
 
+pub use mdns::Announcement;
 pub use ssdp::{Loopback, SsdpConfig};
 
 /// Sightings waiting for the registry.
 pub const INPUT_QUEUE: usize = 512;
-/// Descriptions fetched at the same time, at most one per address.
+/// Descriptions of devices in use fetched at the same time, at most one per address.
 pub const DESCRIBING_AT_ONCE: usize = 8;
+/// Descriptions of strangers fetched at the same time, at most one per address.
+pub const DESCRIBING_STRANGERS_AT_ONCE: usize = 32;
+/// Time for the first description of a stranger: one who invents many must not hold up the others.
+pub const STRANGER_TIME: Duration = Duration::from_secs(4);
 /// Events that a slow listener may lag behind.
 pub const EVENT_QUEUE: usize = 256;
 /// How often silence is judged and the neighbour table read.
 pub const TICK: Duration = Duration::from_secs(5);
 /// Snapshots with nothing new but `last_seen` are published so often.
 const REFRESH_EVERY: Duration = Duration::from_secs(15);
+/// Snapshots follow each other at least so far apart: a hundred changes at once are one.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether DNS-SD is browsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +59,28 @@ pub enum Mdns {
     Off,
 }
 
+/// Whether cameras and computers are probed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WsDiscovery {
+    /// By multicast on the interfaces used.
+    Probed,
+    /// Not at all: tests that count what is on the network.
+    Off,
+}
+
 /// What discovery does.
 #[derive(Clone, Debug)]
 pub struct DiscoveryConfig {
+    /// Only this network interface is used, by every protocol; none: all.
+    pub interface: Option<String>,
     /// SSDP.
     pub ssdp: SsdpConfig,
     /// DNS-SD.
     pub mdns: Mdns,
+    /// WS-Discovery.
+    pub ws_discovery: WsDiscovery,
+    /// What is said by DNS-SD about this gateway itself, followed as it changes.
+    pub announced: Option<watch::Receiver<Option<Announcement>>>,
     /// Loudspeakers and line-ins of this machine.
     pub sound: SoundCards,
     /// Keys that are never listed: this gateway's own announcements.
@@ -66,8 +92,11 @@ pub struct DiscoveryConfig {
 impl Default for DiscoveryConfig {
     fn default() -> Self {
         Self {
+            interface: None,
             ssdp: SsdpConfig::default(),
             mdns: Mdns::Browsed,
+            ws_discovery: WsDiscovery::Probed,
+            announced: None,
             sound: SoundCards::default(),
             ignored: BTreeSet::new(),
             wall_clock: Timestamp::now,
@@ -82,8 +111,9 @@ pub type Snapshot = Arc<Vec<Device>>;
 #[derive(Clone, Debug)]
 pub struct Discovery {
     inputs: mpsc::Sender<Input>,
-    search: Arc<Notify>,
+    search: watch::Sender<u64>,
     events: broadcast::Sender<Event>,
+    noisy: watch::Receiver<usize>,
     tasks: TaskTracker,
 }
 
@@ -96,44 +126,64 @@ impl Discovery {
     ) -> (watch::Receiver<Snapshot>, Self) {
         let (inputs, incoming) = mpsc::channel(INPUT_QUEUE);
         let (publish, snapshot) = watch::channel(Snapshot::default());
+        let (noise, noisy) = watch::channel(0);
+        let (know, known) = watch::channel(Arc::new(HashSet::new()));
+        let links = watch::Sender::new(Arc::new(Links::new()));
         let discovery = Self {
             inputs: inputs.clone(),
-            search: Arc::new(Notify::new()),
+            search: watch::Sender::new(0),
             events: broadcast::Sender::new(EVENT_QUEUE),
+            noisy,
             tasks: TaskTracker::new(),
         };
-        let search = Arc::clone(&discovery.search);
-        discovery.tasks.spawn(ssdp::run(
-            config.ssdp,
-            inputs.clone(),
-            search,
-            cancel.clone(),
-        ));
-        discovery
-            .tasks
-            .spawn(cards::run(config.sound, inputs.clone(), cancel.clone()));
-        if config.mdns == Mdns::Browsed {
-            discovery.tasks.spawn(mdns::run(inputs, cancel.clone()));
-        }
-        let owner = Owner {
-            registry: Registry::new(config.ignored),
-            wall_clock: config.wall_clock,
-            started: Instant::now(),
-            waiting: VecDeque::new(),
-            asking: JoinSet::new(),
-            busy: BTreeSet::new(),
-            publish,
-            published: Instant::now(),
-            events: discovery.events.clone(),
+        let around = Surroundings {
+            inputs: inputs.clone(),
+            links: links.subscribe(),
+            known: known.clone(),
+            search: discovery.search.subscribe(),
         };
-        discovery.tasks.spawn(owner.run(incoming, cancel));
-        discovery.tasks.close();
+        let ssdp = ssdp::speech(config.ssdp);
+        let tasks = &discovery.tasks;
+        tasks.spawn(multicast::run(ssdp, around.clone(), cancel.clone()));
+        if config.ws_discovery == WsDiscovery::Probed {
+            let speech = ws_discovery::speech();
+            tasks.spawn(multicast::run(speech, around, cancel.clone()));
+        }
+        let wanted = Wanted {
+            name: config.interface.clone(),
+            loopback: config.ssdp.loopback,
+        };
+        tasks.spawn(links::run(wanted, links, inputs.clone(), cancel.clone()));
+        tasks.spawn(cards::run(config.sound, inputs.clone(), cancel.clone()));
+        if config.mdns == Mdns::Browsed {
+            let talk = mdns::Talk {
+                interface: config.interface,
+                announced: config.announced,
+                known,
+                inputs,
+            };
+            tasks.spawn(mdns::run(talk, cancel.clone()));
+        }
+        let registry = Registry::new(config.ignored);
+        let owner = Owner::new(
+            registry,
+            config.wall_clock,
+            owner::Told {
+                snapshot: publish,
+                events: discovery.events.clone(),
+                known: know,
+                noisy: noise,
+            },
+        );
+        tasks.spawn(owner.run(incoming, cancel));
+        tasks.close();
         (snapshot, discovery)
     }
 
     /// Searches now, for a button on a page.
     pub fn search_now(&self) {
-        self.search.notify_one();
+        self.search
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Asks a device whether it is still there: call it when a device could not be reached.
@@ -147,118 +197,13 @@ impl Discovery {
         self.events.subscribe()
     }
 
+    /// How many addresses announced too much lately, or invented devices; what they say beyond the limits is not heard.
+    pub fn noisy(&self) -> watch::Receiver<usize> {
+        self.noisy.clone()
+    }
+
     /// Waits until all of its tasks have ended after cancellation.
     pub async fn finished(&self) {
         self.tasks.wait().await;
-    }
-}
-
-type Answer = (DeviceUrl, Result<Described, DescribeError>);
-
-/// The task that owns the registry.
-struct Owner {
-    registry: Registry,
-    wall_clock: fn() -> Timestamp,
-    started: Instant,
-    /// Descriptions to fetch; the registry asks once per part, so it is bounded by its parts.
-    waiting: VecDeque<DeviceUrl>,
-    asking: JoinSet<Answer>,
-    busy: BTreeSet<IpAddr>,
-    publish: watch::Sender<Snapshot>,
-    published: Instant,
-    events: broadcast::Sender<Event>,
-}
-
-impl Owner {
-    async fn run(mut self, mut incoming: mpsc::Receiver<Input>, cancel: CancellationToken) {
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = cancel.cancelled() => break,
-                Some(input) = incoming.recv() => self.apply(input),
-                Some(answer) = self.asking.join_next() => self.answered(answer).await,
-                _ = tick.tick() => {
-                    self.look_at_neighbours().await;
-                    self.apply(Input::Tick);
-                    if self.published.elapsed() >= REFRESH_EVERY {
-                        self.publish();
-                    }
-                }
-            }
-        }
-        self.asking.shutdown().await;
-    }
-
-    async fn answered(&mut self, answer: Result<Answer, tokio::task::JoinError>) {
-        let Ok((location, result)) = answer else {
-            // A panic in a description would be a defect of ours; the part stays unasked, all else goes on.
-            tracing::error!("a description task failed");
-            return;
-        };
-        self.busy.remove(&location.host());
-        if result.is_ok() {
-            // The exchange has just resolved the hardware address.
-            self.look_at_neighbours().await;
-        }
-        self.apply(Input::Described {
-            location,
-            result: Box::new(result),
-        });
-        self.ask_next();
-    }
-
-    async fn look_at_neighbours(&mut self) {
-        // Absent on other systems and in some containers: devices then have no hardware address.
-        if let Ok(table) = tokio::fs::read(ARP_TABLE).await {
-            self.apply(Input::Neighbours(parse_arp(&String::from_utf8_lossy(
-                &table,
-            ))));
-        }
-    }
-
-    fn apply(&mut self, input: Input) {
-        let now = Now {
-            monotonic: self.started.elapsed(),
-            wall: (self.wall_clock)(),
-        };
-        let decision = self.registry.apply(input, now);
-        for Action::Describe(location) in decision.actions {
-            self.waiting.push_back(location);
-        }
-        self.ask_next();
-        if decision.events.is_empty() {
-            return;
-        }
-        self.publish();
-        for event in decision.events {
-            tracing::info!(?event, "device");
-            // Nobody may listen; the snapshot is the truth.
-            let _ = self.events.send(event);
-        }
-    }
-
-    /// Starts as many descriptions as may run: one per address, so that one slow device holds up only itself.
-    fn ask_next(&mut self) {
-        while self.asking.len() < DESCRIBING_AT_ONCE {
-            let free = self
-                .waiting
-                .iter()
-                .position(|url| !self.busy.contains(&url.host()));
-            let Some(location) = free.and_then(|index| self.waiting.remove(index)) else {
-                return;
-            };
-            self.busy.insert(location.host());
-            self.asking.spawn(async move {
-                let result = describe(&location).await;
-                (location, result)
-            });
-        }
-    }
-
-    fn publish(&mut self) {
-        self.published = Instant::now();
-        self.publish
-            .send_replace(Arc::new(self.registry.snapshot()));
     }
 }

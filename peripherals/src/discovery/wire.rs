@@ -1,10 +1,10 @@
 //! SSDP datagrams, bytes to types and back, pure (UPnP Device Architecture 2.0 §1.2 and §1.3).
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::device::DeviceKey;
-use crate::url::{DeviceUrl, UrlRefused};
+use crate::url::{DeviceUrl, Speaker, UrlRefused};
 
 /// Largest datagram read, in bytes. Larger ones are dropped, not cut.
 pub const MAX_DATAGRAM: usize = 8 * 1024;
@@ -51,7 +51,8 @@ pub enum NotAnAdvert {
 }
 
 /// Reads one datagram that came from `source`. Its LOCATION may only point there.
-pub fn parse(bytes: &[u8], source: IpAddr) -> Result<Advert, NotAnAdvert> {
+pub fn parse(bytes: &[u8], source: impl Into<Speaker>) -> Result<Advert, NotAnAdvert> {
+    let source = source.into();
     if bytes.len() > MAX_DATAGRAM {
         return Err(NotAnAdvert::Malformed);
     }
@@ -84,7 +85,7 @@ pub fn parse(bytes: &[u8], source: IpAddr) -> Result<Advert, NotAnAdvert> {
         .ok_or(NotAnAdvert::Lacks("a LOCATION"))?;
     Ok(Advert::Alive {
         udn,
-        location: DeviceUrl::parse(location, source),
+        location: DeviceUrl::parse_on(location, source),
         max_age: headers
             .one("cache-control")
             .and_then(max_age)
@@ -141,7 +142,7 @@ impl<'a> Headers<'a> {
 }
 
 /// A search for `target`, answered within `mx` seconds (§1.3.2).
-pub fn search(group: std::net::SocketAddrV4, target: &str, mx: u8) -> String {
+pub fn search(group: SocketAddr, target: &str, mx: u8) -> String {
     format!(
         "M-SEARCH * HTTP/1.1\r\nHOST: {group}\r\nMAN: \"ssdp:discover\"\r\nMX: {mx}\r\nST: {target}\r\n\
          USER-AGENT: {}\r\n\r\n",
@@ -153,6 +154,7 @@ pub fn search(group: std::net::SocketAddrV4, target: &str, mx: u8) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::net::IpAddr;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
@@ -226,7 +228,7 @@ mod tests {
             parse(bye.as_bytes(), ip("10.0.0.7")),
             Ok(Advert::Bye { .. })
         ));
-        let group = std::net::SocketAddrV4::new([239, 255, 255, 250].into(), 1900);
+        let group = SocketAddr::from(([239, 255, 255, 250], 1900));
         let search = search(group, "ssdp:all", 2);
         assert_eq!(
             parse(search.as_bytes(), ip("10.0.0.7")),

@@ -5,8 +5,10 @@
 //! returns what to do ([`Action`]) and what changed ([`Event`]); [`Registry::snapshot`] is the list for others.
 //!
 //! Nothing is believed too easily: a part that answers at one address cannot be taken over, or said goodbye for, from
-//! another; a silent part is asked before it counts as gone; sightings are counted per address.
+//! another: it is asked there first; a silent part is asked before it counts as gone; parts are counted per address
+//! and per hardware address.
 
+mod identity;
 mod part;
 mod upnp;
 
@@ -28,16 +30,25 @@ pub const MAX_PARTS: usize = 512;
 pub const MAX_PARTS_PER_ADDRESS: usize = 16;
 /// Most names (UDNs) kept of one part: the root device and its embedded ones.
 pub const MAX_NAMES_PER_PART: usize = 32;
-/// Sightings that one address may send at once; a TV repeats some 30 on power-up.
-pub const SIGHTING_BURST: u32 = 200;
-/// Sightings per second that one address may send steadily.
-pub const SIGHTINGS_PER_SECOND: u32 = 20;
-/// Most addresses whose sightings are counted; beyond it new addresses are ignored until others fall silent.
-pub const MAX_SOURCES: usize = 1024;
+/// Most addresses remembered that say too much.
+pub const MAX_NOISY: usize = 4096;
+/// An address that said too much is counted for so long.
+pub const NOISE_KEPT: Duration = Duration::from_mins(1);
 /// A part silent for so long, though it was searched for three times, is asked directly.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(100);
+/// A device whose name is announced elsewhere too is asked so often whether it is still where it was.
+pub const CHALLENGE_PAUSE: Duration = Duration::from_mins(2);
 /// A working description is read again after so long, for a new name.
 pub const DESCRIPTION_AGE: Duration = Duration::from_mins(15);
+/// Pauses before a device that announces itself and does not listen yet is asked again: many announce first.
+pub const QUICK_RETRIES: [Duration; 4] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
+/// A target of WS-Discovery that is silent for so long, though it was probed, may be elsewhere.
+pub const PROBED_SILENCE: Duration = Duration::from_secs(40);
 /// First pause after a description that could not be had; it doubles.
 pub const FIRST_RETRY: Duration = Duration::from_secs(20);
 /// A device that said goodbye and is heard again after so long is asked at once: it restarted.
@@ -101,6 +112,18 @@ pub enum Input {
     },
     /// Something was seen whole.
     Seen(Box<Sighting>),
+    /// Something was seen that is not used, for a reason that a person should know.
+    Unusable {
+        /// What.
+        sighting: Box<Sighting>,
+        /// Why, in plain words.
+        problem: String,
+    },
+    /// Somebody announces more than is listened to.
+    TooMuch {
+        /// The last of them.
+        source: IpAddr,
+    },
     /// Something seen before is gone.
     Lost {
         /// The sighting's `origin`.
@@ -143,11 +166,12 @@ pub struct Decision {
     pub events: Vec<Event>,
 }
 
-/// Counts sightings of one address.
-#[derive(Debug)]
-struct Bucket {
-    tokens: u32,
-    filled_at: Duration,
+/// What is held against an address.
+#[derive(Clone, Copy, Debug)]
+struct Noise {
+    until: Duration,
+    /// No new part is taken from it.
+    refused: bool,
 }
 
 /// The registry.
@@ -156,7 +180,7 @@ pub struct Registry {
     parts: BTreeMap<DeviceKey, PartRow>,
     groups: BTreeMap<u64, Device>,
     next_group: u64,
-    sources: BTreeMap<IpAddr, Bucket>,
+    noisy: BTreeMap<IpAddr, Noise>,
     neighbours: BTreeMap<IpAddr, MacAddress>,
     own: BTreeSet<IpAddr>,
     ignored: BTreeSet<DeviceKey>,
@@ -181,15 +205,24 @@ impl Registry {
     pub fn apply(&mut self, input: Input, now: Now) -> Decision {
         let mut actions = Vec::new();
         match input {
-            Input::Advert { advert, source } => {
-                if self.may_speak(source, now) {
-                    self.advert(advert, source, now, &mut actions);
-                }
+            Input::Advert { advert, source } => self.advert(advert, source, now, &mut actions),
+            Input::Described { location, result } => {
+                self.described(&location, *result, now, &mut actions);
             }
-            Input::Described { location, result } => self.described(&location, *result, now),
-            Input::Seen(sighting) => self.seen(*sighting, now),
+            Input::Seen(sighting) => self.seen(*sighting, None, now),
+            Input::Unusable { sighting, problem } => self.seen(*sighting, Some(problem), now),
+            Input::TooMuch { source } => {
+                let until = now.monotonic + NOISE_KEPT;
+                self.note_noise(
+                    source,
+                    Noise {
+                        until,
+                        refused: false,
+                    },
+                );
+            }
             Input::Lost { origin } => self.lost(&origin),
-            Input::Neighbours(table) => self.neighbours(table),
+            Input::Neighbours(table) => self.neighbours(table, now),
             Input::OwnAddresses(own) => self.own = own,
             Input::Recheck(key) => self.recheck(&key, now, &mut actions),
             Input::Tick => self.tick(now, &mut actions),
@@ -200,26 +233,22 @@ impl Registry {
         }
     }
 
-    /// Token bucket per address.
-    fn may_speak(&mut self, source: IpAddr, now: Now) -> bool {
-        if !self.sources.contains_key(&source) && self.sources.len() >= MAX_SOURCES {
-            return false;
+    /// How many addresses announced too much lately, or invented devices; [`MAX_NOISY`] stands for "or more".
+    pub fn noisy(&self) -> usize {
+        self.noisy.len()
+    }
+
+    /// When something is to be done though nothing happens, by the monotonic clock: feed [`Input::Tick`] then.
+    pub fn next_wake(&self) -> Option<Duration> {
+        self.parts.values().filter_map(PartRow::retry_at).min()
+    }
+
+    fn note_noise(&mut self, source: IpAddr, noise: Noise) {
+        if self.noisy.len() < MAX_NOISY || self.noisy.contains_key(&source) {
+            let known = self.noisy.entry(source).or_insert(noise);
+            known.until = known.until.max(noise.until);
+            known.refused |= noise.refused;
         }
-        let bucket = self.sources.entry(source).or_insert(Bucket {
-            tokens: SIGHTING_BURST,
-            filled_at: now.monotonic,
-        });
-        let earned = now.monotonic.saturating_sub(bucket.filled_at).as_secs();
-        if earned > 0 {
-            let earned = u32::try_from(earned)
-                .unwrap_or(u32::MAX)
-                .saturating_mul(SIGHTINGS_PER_SECOND);
-            bucket.tokens = bucket.tokens.saturating_add(earned).min(SIGHTING_BURST);
-            bucket.filled_at = now.monotonic;
-        }
-        let may = bucket.tokens > 0;
-        bucket.tokens = bucket.tokens.saturating_sub(1);
-        may
     }
 
     fn remove(&mut self, key: &DeviceKey) {
@@ -228,10 +257,11 @@ impl Registry {
         }
     }
 
-    fn seen(&mut self, sighting: Sighting, now: Now) {
-        let known = self.parts.contains_key(&sighting.key);
+    fn seen(&mut self, sighting: Sighting, problem: Option<String>, now: Now) {
+        let known = self.parts.get(&sighting.key);
         if self.ignored.contains(&sighting.key)
-            || (!known && !self.make_room(sighting.addresses.first(), now))
+            || known.is_some_and(|known| self.is_taken_over(known, &sighting, now))
+            || (known.is_none() && !self.make_room(sighting.addresses.first(), now))
         {
             return;
         }
@@ -240,20 +270,39 @@ impl Registry {
             let origin = String::new();
             new_row(key.clone(), Origin::Told { origin }, now)
         });
+        if part.addresses != sighting.addresses {
+            // On another interface it has another hardware address.
+            part.mac_is_old = true;
+        }
         part.origin = Origin::Told {
             origin: sighting.origin,
         };
         part.heard(now);
         part.state = DeviceState::Online;
         part.addresses = sighting.addresses;
-        part.mac = sighting.mac.or(part.mac);
+        part.told_mac = sighting.mac.or(part.told_mac);
         part.name = sighting.name;
         part.class = sighting.class;
         part.maker = sighting.maker;
         part.model = sighting.model;
         part.serial = sighting.serial;
         part.access = sighting.access;
-        self.join_group(&key);
+        part.problem = problem;
+        self.join_group(&key, now);
+    }
+
+    /// Whether somebody at another address says the name of a target that still answers probes: a second interface, a
+    /// clone, or somebody who wants to take its place. The same hardware may move.
+    fn is_taken_over(&self, known: &PartRow, sighting: &Sighting, now: Now) -> bool {
+        let mac = sighting
+            .addresses
+            .iter()
+            .find_map(|ip| self.neighbours.get(ip));
+        known.is_probed()
+            && known.state == DeviceState::Online
+            && known.silent_for(now) < PROBED_SILENCE
+            && known.addresses.is_disjoint(&sighting.addresses)
+            && (mac.is_none() || mac != known.mac.as_ref())
     }
 
     fn lost(&mut self, gone: &str) {
@@ -265,22 +314,23 @@ impl Registry {
         }
     }
 
-    fn neighbours(&mut self, table: Vec<(IpAddr, MacAddress)>) {
+    fn neighbours(&mut self, table: Vec<(IpAddr, MacAddress)>, now: Now) {
         self.neighbours = table.into_iter().collect();
-        for part in self
+        let learned: Vec<DeviceKey> = self
             .parts
-            .values_mut()
+            .values()
             .filter(|part| part.state == DeviceState::Online)
-        {
-            let mac = part
-                .addresses
-                .iter()
-                .find_map(|ip| self.neighbours.get(ip))
-                .copied();
-            if part.mac.is_none() && mac.is_some() {
-                part.mac = mac;
-                self.touched.extend(part.group);
-            }
+            .filter(|part| part.mac.is_none() || part.mac_is_old)
+            .filter(|part| part.group.is_some())
+            .filter(|part| {
+                part.addresses
+                    .iter()
+                    .any(|ip| self.neighbours.contains_key(ip))
+            })
+            .map(|part| part.key.clone())
+            .collect();
+        for key in learned {
+            self.join_group(&key, now);
         }
     }
 
@@ -308,7 +358,16 @@ impl Registry {
             let silent = part.silent_for(now);
             let online = part.state == DeviceState::Online;
             let group = part.group;
+            if part.is_probed() && online && silent >= SILENCE_LIMIT {
+                part.state = DeviceState::Gone;
+                self.touched.extend(group);
+            }
+            let retry = part.retry_at().is_some_and(|at| now.monotonic >= at);
             let Some(upnp) = part.upnp() else { continue };
+            if retry {
+                upnp.ask(now, actions);
+                continue;
+            }
             if !online || upnp.asking || silent < upnp.max_age.min(SILENCE_LIMIT) {
                 continue;
             }
@@ -330,13 +389,15 @@ impl Registry {
         for key in old {
             self.remove(&key);
         }
-        let idle = Duration::from_secs(u64::from(SIGHTING_BURST / SIGHTINGS_PER_SECOND));
-        self.sources
-            .retain(|_, bucket| now.monotonic.saturating_sub(bucket.filled_at) < idle);
+        self.noisy.retain(|_, noise| noise.until > now.monotonic);
     }
 
     /// Whether a new part at `address` (none: on a cable) may be kept; drops the least useful one if need be.
     fn make_room(&mut self, address: Option<&IpAddr>, now: Now) -> bool {
+        let noise = address.and_then(|address| self.noisy.get(address));
+        if noise.is_some_and(|noise| noise.refused && noise.until > now.monotonic) {
+            return false;
+        }
         let here = self
             .parts
             .values()
@@ -369,46 +430,6 @@ impl Registry {
         }
     }
 
-    /// Puts a part that something is known about into the device it belongs to.
-    fn join_group(&mut self, key: &DeviceKey) {
-        let Some(part) = self.parts.get(key) else {
-            return;
-        };
-        let mac = part.mac.or_else(|| {
-            part.addresses
-                .iter()
-                .find_map(|ip| self.neighbours.get(ip))
-                .copied()
-        });
-        let group = part
-            .group
-            .or_else(|| self.group_at(&part.addresses, mac))
-            .unwrap_or_else(|| {
-                self.next_group += 1;
-                self.next_group
-            });
-        let part = self.parts.get_mut(key).expect("looked up above");
-        part.mac = mac;
-        part.group = Some(group);
-        self.touched.insert(group);
-    }
-
-    /// The device that answers at one of `addresses` and has no other hardware address.
-    fn group_at(&self, addresses: &BTreeSet<IpAddr>, mac: Option<MacAddress>) -> Option<u64> {
-        let tells = |ip: &&IpAddr| !ip.is_loopback() && !self.own.contains(*ip);
-        let shared: BTreeSet<IpAddr> = addresses.iter().filter(tells).copied().collect();
-        self.parts
-            .values()
-            .filter(|part| part.group.is_some())
-            .filter(|part| part.addresses.intersection(&shared).next().is_some())
-            .find(|part| match (part.mac, mac) {
-                (Some(theirs), Some(ours)) => theirs == ours,
-                // An address is handed on: without a hardware address only a device that is there counts.
-                _ => part.state == DeviceState::Online,
-            })
-            .and_then(|part| part.group)
-    }
-
     /// Builds the touched devices anew and tells what changed.
     fn settle(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
@@ -430,9 +451,13 @@ impl Registry {
             events.extend(compare(before, &device));
             self.groups.insert(group, device);
         }
+        // Where two devices turn out to be one, its key goes before it comes.
+        events.sort_by_key(|event| !matches!(event, Event::Gone(_)));
         events
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

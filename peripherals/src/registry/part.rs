@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::identity::uuid_of;
 use super::{Action, Event, FIRST_RETRY, Now, SILENCE_LIMIT};
 use crate::device::{Access, Device, DeviceClass, DeviceKey, DeviceState, MacAddress, Part};
 use crate::url::DeviceUrl;
@@ -20,6 +21,21 @@ pub(super) struct Upnp {
     pub(super) failures: u32,
     pub(super) ask_again_at: Duration,
     pub(super) described_at: Option<Duration>,
+    /// When it is asked again though it says nothing.
+    pub(super) retry_at: Option<Duration>,
+    /// Somebody who says the same name from another address.
+    pub(super) rival: Option<Box<Rival>>,
+}
+
+/// Another address from which a part's name is announced while the part answers at its own: a second interface, a new
+/// address, or a clone.
+#[derive(Clone, Debug)]
+pub(super) struct Rival {
+    pub(super) location: DeviceUrl,
+    pub(super) max_age: Duration,
+    pub(super) heard_at: Duration,
+    /// When the part is asked next whether it is still at its own address.
+    pub(super) challenge_at: Duration,
 }
 
 #[derive(Debug)]
@@ -47,7 +63,14 @@ pub(super) struct PartRow {
     pub(super) serial: Option<String>,
     pub(super) access: Access,
     pub(super) problem: Option<String>,
+    /// By the neighbour table.
     pub(super) mac: Option<MacAddress>,
+    /// Whether `mac` is that of an address that it had before, to be looked up anew.
+    pub(super) mac_is_old: bool,
+    /// By its own word: often that of another of its interfaces.
+    pub(super) told_mac: Option<MacAddress>,
+    /// In its key; see `identity`.
+    pub(super) uuid: Option<String>,
     /// The device that it belongs to; `None` until something is known about it.
     pub(super) group: Option<u64>,
 }
@@ -57,6 +80,21 @@ impl PartRow {
         match &mut self.origin {
             Origin::Upnp(upnp) => Some(upnp),
             Origin::Told { .. } => None,
+        }
+    }
+
+    /// Whether it answers the probes of WS-Discovery, so that its silence means something.
+    pub(super) fn is_probed(&self) -> bool {
+        ["onvif:", "wsd:"]
+            .iter()
+            .any(|prefix| self.key.as_str().starts_with(prefix))
+    }
+
+    /// See [`Upnp::retry_at`]; `None` while it is being asked.
+    pub(super) fn retry_at(&self) -> Option<Duration> {
+        match &self.origin {
+            Origin::Upnp(upnp) if !upnp.asking => upnp.retry_at,
+            Origin::Upnp(_) | Origin::Told { .. } => None,
         }
     }
 
@@ -93,12 +131,15 @@ impl Upnp {
             failures: 0,
             ask_again_at: Duration::ZERO,
             described_at: None,
+            retry_at: None,
+            rival: None,
         }
     }
 
     pub(super) fn ask(&mut self, now: Now, actions: &mut Vec<Action>) {
         if let Some(location) = &self.location {
             self.asking = true;
+            self.retry_at = None;
             self.ask_again_at = now.monotonic + FIRST_RETRY;
             actions.push(Action::Describe(location.clone()));
         }
@@ -108,6 +149,7 @@ impl Upnp {
 pub(super) fn new_row(key: DeviceKey, origin: Origin, now: Now) -> PartRow {
     PartRow {
         name: key.to_string(),
+        uuid: uuid_of(&key),
         key,
         origin,
         addresses: BTreeSet::new(),
@@ -122,6 +164,8 @@ pub(super) fn new_row(key: DeviceKey, origin: Origin, now: Now) -> PartRow {
         access: Access::None,
         problem: None,
         mac: None,
+        mac_is_old: false,
+        told_mac: None,
         group: None,
     }
 }
@@ -163,7 +207,10 @@ pub(super) fn assemble(parts: &[&PartRow], id: Option<&DeviceKey>) -> Option<Dev
         maker: told(|part| part.maker.clone()),
         model: told(|part| part.model.clone()),
         addresses: addresses.into_iter().collect(),
-        mac: face.mac.or_else(|| parts.iter().find_map(|part| part.mac)),
+        mac: face
+            .mac
+            .or_else(|| parts.iter().find_map(|part| part.mac))
+            .or_else(|| parts.iter().find_map(|part| part.told_mac)),
         serial: told(|part| part.serial.clone()),
         capabilities,
         state,

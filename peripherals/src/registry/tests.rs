@@ -8,15 +8,15 @@ use crate::upnp::wire::parse_description;
 use crate::url::UrlRefused;
 use proptest::prelude::*;
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn key(text: &str) -> DeviceKey {
+pub(super) fn key(text: &str) -> DeviceKey {
     DeviceKey::new(text).expect("a key")
 }
 
-fn at(seconds: u64) -> Now {
+pub(super) fn at(seconds: u64) -> Now {
     let wall = Timestamp::from_second(1_800_000_000 + seconds as i64).expect("in range");
     Now {
         monotonic: Duration::from_secs(seconds),
@@ -28,7 +28,7 @@ fn url(host: &str) -> DeviceUrl {
     DeviceUrl::parse(&format!("http://{host}:80/d.xml"), ip(host)).expect("its own")
 }
 
-fn alive(name: &str, host: &str) -> Input {
+pub(super) fn alive(name: &str, host: &str) -> Input {
     let advert = Advert::Alive {
         udn: key(name),
         location: Ok(url(host)),
@@ -48,7 +48,7 @@ fn bye(name: &str, host: &str) -> Input {
 }
 
 /// A media server that calls itself `udn`, at `host`.
-fn described(udn: &str, name: &str, host: &str) -> Input {
+pub(super) fn described(udn: &str, name: &str, host: &str) -> Input {
     let text = format!(
         "<root><device><UDN>{udn}</UDN><friendlyName>{name}</friendlyName><service>\
          <serviceType>urn:schemas-upnp-org:service:ContentDirectory:1</serviceType>\
@@ -78,7 +78,7 @@ fn failed(host: &str, error: HttpError) -> Input {
     }
 }
 
-fn service(service: &str, name: &str, class: DeviceClass, host: &str) -> Input {
+pub(super) fn service(service: &str, name: &str, class: DeviceClass, host: &str) -> Input {
     Input::Seen(Box::new(Sighting {
         key: key(&format!("mdns:{service}:{name}")),
         origin: format!("{name}.{service}.local."),
@@ -155,10 +155,21 @@ fn a_goodbye_counts_only_from_the_device_itself() {
 #[test]
 fn another_address_takes_nothing_over_while_the_device_is_there() {
     let mut registry = with_nas();
+    let decision = registry.apply(alive("uuid:a", "10.0.0.66"), at(30));
     assert_eq!(
-        registry.apply(alive("uuid:a", "10.0.0.66"), at(30)),
-        Decision::default()
+        decision.actions,
+        [Action::Describe(url("10.0.0.7"))],
+        "the device is asked whether it is still there"
     );
+    registry.apply(described("uuid:a", "NAS", "10.0.0.7"), at(30));
+    for second in 31..60 {
+        let decision = registry.apply(alive("uuid:a", "10.0.0.66"), at(second));
+        assert_eq!(
+            decision,
+            Decision::default(),
+            "it is not asked all the time"
+        );
+    }
     assert_eq!(registry.snapshot()[0].addresses, [ip("10.0.0.7")]);
     // A liar with its own announced name but a description that claims to be the NAS.
     registry.apply(alive("uuid:liar", "10.0.0.66"), at(31));
@@ -375,6 +386,208 @@ fn an_address_handed_on_makes_a_new_device() {
 }
 
 #[test]
+fn a_device_with_a_new_address_is_followed_as_soon_as_the_old_one_is_silent() {
+    let mut registry = with_nas();
+    let decision = registry.apply(alive("uuid:a", "10.0.0.8"), at(5));
+    assert_eq!(decision.actions, [Action::Describe(url("10.0.0.7"))]);
+    let late = HttpError::TimedOut(Duration::from_secs(10));
+    let decision = registry.apply(failed("10.0.0.7", late), at(8));
+    assert_eq!(decision.actions, [Action::Describe(url("10.0.0.8"))]);
+    let decision = registry.apply(described("uuid:a", "NAS", "10.0.0.8"), at(8));
+    assert_eq!(decision.events, [Event::Changed(key("uuid:a"))]);
+    let [device] = &registry.snapshot()[..] else {
+        panic!("one device")
+    };
+    assert_eq!(device.addresses, [ip("10.0.0.8")]);
+    assert_eq!(device.state, DeviceState::Online);
+}
+
+#[test]
+fn what_announces_itself_before_it_listens_is_asked_again_at_once() {
+    let refused = || HttpError::Connect {
+        to: "10.0.0.7:80".to_owned(),
+        source: std::io::ErrorKind::ConnectionRefused.into(),
+    };
+    let mut registry = Registry::default();
+    registry.apply(alive("uuid:a", "10.0.0.7"), at(0));
+    let mut now = at(0);
+    for pause in QUICK_RETRIES {
+        assert_eq!(
+            registry.apply(failed("10.0.0.7", refused()), now).events,
+            []
+        );
+        let wake = registry.next_wake().expect("a retry");
+        assert_eq!(wake, now.monotonic + pause);
+        now.monotonic = wake;
+        let decision = registry.apply(Input::Tick, now);
+        assert_eq!(decision.actions, [Action::Describe(url("10.0.0.7"))]);
+        assert_eq!(registry.next_wake(), None);
+    }
+    let decision = registry.apply(failed("10.0.0.7", refused()), now);
+    assert_eq!(decision.events, [Event::Appeared(key("uuid:a"))]);
+    let problem = registry.snapshot()[0].problem.clone().expect("told");
+    assert!(problem.contains("accepts no connection"), "{problem}");
+}
+
+/// A camera by WS-Discovery.
+fn camera(name: &str, host: &str, mac: Option<MacAddress>) -> Input {
+    let Input::Seen(mut sighting) = service("_x._tcp", name, DeviceClass::Camera, host) else {
+        unreachable!("made so above")
+    };
+    sighting.key = key(&format!("onvif:{name}"));
+    sighting.origin = format!("{name} {host}");
+    sighting.mac = mac;
+    Input::Seen(sighting)
+}
+
+const UUID: &str = "5f5a69c2-e0ae-504f-829b-02000000000a";
+const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 0x0a]);
+
+#[test]
+fn one_device_by_four_protocols_is_one_row() {
+    let mut registry = Registry::default();
+    let tv = format!("uuid:{UUID}");
+    registry.apply(alive(&tv, "10.0.0.7"), at(0));
+    registry.apply(described(&tv, "TV", "10.0.0.7"), at(0));
+    // By UUID, from its other interface.
+    let id = UUID.replace('-', "");
+    let cast = service(
+        "_googlecast._tcp",
+        &id,
+        DeviceClass::Television,
+        "10.0.0.17",
+    );
+    registry.apply(cast, at(1));
+    // By its own word, which the end of the UUID confirms.
+    registry.apply(camera("cam", "10.0.0.27", Some(MAC)), at(2));
+    // By the neighbour table.
+    let table = vec![(ip("fe80::7"), MAC), (ip("10.0.0.7"), MAC)];
+    registry.apply(Input::Neighbours(table), at(3));
+    registry.apply(
+        service("_mpd._tcp", "Juke", DeviceClass::Jukebox, "fe80::7"),
+        at(3),
+    );
+    let [device] = &registry.snapshot()[..] else {
+        panic!("one device: {:#?}", registry.snapshot())
+    };
+    assert_eq!(device.mac, Some(MAC));
+    let cast = format!("mdns:_googlecast._tcp:{id}");
+    for part in [&tv, &cast, "onvif:cam", "mdns:_mpd._tcp:Juke"] {
+        assert!(device.is(&key(part)), "{part}");
+    }
+}
+
+#[test]
+fn devices_behind_one_extender_are_told_apart() {
+    let mut registry = with_nas();
+    let table = vec![(ip("10.0.0.7"), MAC), (ip("10.0.0.8"), MAC)];
+    registry.apply(Input::Neighbours(table), at(2));
+    registry.apply(
+        service("_mpd._tcp", "Juke", DeviceClass::Jukebox, "10.0.0.8"),
+        at(3),
+    );
+    assert_eq!(registry.snapshot().len(), 2);
+}
+
+#[test]
+fn what_is_learned_later_makes_two_rows_one() {
+    let mut registry = with_nas();
+    registry.apply(
+        service("_smb._tcp", "NAS", DeviceClass::Computer, "fe80::7"),
+        at(2),
+    );
+    assert_eq!(registry.snapshot().len(), 2);
+    let table = vec![(ip("10.0.0.7"), MAC), (ip("fe80::7"), MAC)];
+    let decision = registry.apply(Input::Neighbours(table), at(3));
+    assert_eq!(registry.snapshot().len(), 1);
+    let gone = Event::Gone(key("mdns:_smb._tcp:NAS"));
+    assert!(decision.events.contains(&gone), "{:?}", decision.events);
+}
+
+#[test]
+fn a_default_serial_number_makes_no_two_devices_one() {
+    let told = |name: &str, host: &str, serial: &str| {
+        let Input::Seen(mut sighting) = service("_x._tcp", name, DeviceClass::Camera, host) else {
+            unreachable!("made so above")
+        };
+        sighting.maker = Some("Maker".to_owned());
+        sighting.serial = Some(serial.to_owned());
+        Input::Seen(sighting)
+    };
+    for (serial, class, rows) in [
+        ("12345678", DeviceClass::Speaker, 2),
+        ("0000", DeviceClass::Speaker, 2),
+        ("XK-77310", DeviceClass::Camera, 2),
+        ("XK-77310", DeviceClass::Speaker, 1),
+    ] {
+        let mut registry = Registry::default();
+        registry.apply(told("a", "10.0.0.7", serial), at(0));
+        let Input::Seen(mut other) = told("b", "10.0.0.8", serial) else {
+            unreachable!("made so above")
+        };
+        other.class = class;
+        registry.apply(Input::Seen(other), at(1));
+        assert_eq!(registry.snapshot().len(), rows, "{serial} {class:?}");
+    }
+}
+
+#[test]
+fn a_camera_is_taken_over_by_nobody_while_it_answers_and_is_gone_when_it_is_silent() {
+    let mut registry = Registry::default();
+    registry.apply(camera("c", "10.0.0.7", None), at(0));
+    registry.apply(camera("c", "10.0.0.66", None), at(10));
+    assert_eq!(registry.snapshot()[0].addresses, [ip("10.0.0.7")]);
+    registry.apply(
+        Input::Lost {
+            origin: "c 10.0.0.66".to_owned(),
+        },
+        at(11),
+    );
+    assert_eq!(registry.snapshot()[0].state, DeviceState::Online);
+    // The same hardware may move at once, anybody after a silence.
+    registry.apply(
+        Input::Neighbours(vec![(ip("10.0.0.7"), MAC), (ip("10.0.0.9"), MAC)]),
+        at(12),
+    );
+    registry.apply(camera("c", "10.0.0.9", None), at(13));
+    assert_eq!(registry.snapshot()[0].addresses, [ip("10.0.0.9")]);
+    registry.apply(
+        camera("c", "10.0.0.66", None),
+        at(13 + PROBED_SILENCE.as_secs()),
+    );
+    assert_eq!(registry.snapshot()[0].addresses, [ip("10.0.0.66")]);
+    let decision = registry.apply(Input::Tick, at(60 + SILENCE_LIMIT.as_secs()));
+    assert_eq!(decision.events, [Event::Gone(key("onvif:c"))]);
+}
+
+#[test]
+fn one_that_invents_devices_gets_a_few_rows_and_is_told() {
+    let mut registry = with_nas();
+    let host = |n: usize| format!("10.1.{}.{}", n / 200, 1 + n % 200);
+    let table: Vec<_> = (0..2000).map(|n| (ip(&host(n)), MAC)).collect();
+    registry.apply(Input::Neighbours(table), at(2));
+    for n in 0..2000 {
+        let name = format!("uuid:f{n}");
+        let decision = registry.apply(alive(&name, &host(n)), at(2));
+        if !decision.actions.is_empty() {
+            registry.apply(described(&name, "Fake", &host(n)), at(2));
+        }
+    }
+    assert!(registry.snapshot().len() <= identity::MAX_PARTS_PER_MAC + 1);
+    assert!(registry.noisy() > 1000 && registry.noisy() <= MAX_NOISY);
+    assert!(
+        registry
+            .snapshot()
+            .iter()
+            .any(|device| device.name == "NAS")
+    );
+    let again = registry.apply(alive("uuid:f1999", &host(1999)), at(3));
+    assert_eq!(again.actions, [], "not looked at again so soon");
+    registry.apply(Input::Tick, at(2 + identity::CROWD_KEPT.as_secs()));
+    assert_eq!(registry.noisy(), 0);
+}
+
+#[test]
 fn renderers_that_share_one_udn_are_told_apart() {
     let mut registry = Registry::default();
     for host in ["10.0.0.20", "10.0.0.21"] {
@@ -441,7 +654,7 @@ fn a_full_registry_gives_up_what_went_before_what_works() {
             registry.apply(bye(&format!("uuid:n{n}"), &host), at(2));
         }
     }
-    assert!(registry.parts.len() <= MAX_PARTS && registry.sources.len() <= MAX_SOURCES);
+    assert!(registry.parts.len() <= MAX_PARTS);
     assert!(
         registry
             .snapshot()

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::part::{Origin, Upnp, new_row};
+use super::identity::uuid_of;
+use super::part::{Origin, PartRow, Rival, Upnp, new_row};
 use super::{
-    Action, DESCRIPTION_AGE, FIRST_RETRY, GOODBYE_PAUSE, LAST_RETRY, MAX_NAMES_PER_PART, Now,
-    Registry,
+    Action, CHALLENGE_PAUSE, DESCRIPTION_AGE, FIRST_RETRY, GOODBYE_PAUSE, LAST_RETRY,
+    MAX_NAMES_PER_PART, Now, QUICK_RETRIES, Registry, SILENCE_LIMIT,
 };
 use crate::device::{Access, DeviceKey, DeviceState};
 use crate::discovery::wire::Advert;
@@ -81,12 +82,12 @@ impl Registry {
         };
         let part = self.parts.get_mut(&key).expect("found or inserted above");
         if !part.addresses.is_empty() && !part.addresses.contains(&host) && !part.is_stale(now) {
-            // It answers elsewhere: a second interface, a clone, or somebody who wants to take its place.
+            self.challenge(&key, location, max_age, now, actions);
             return;
         }
         let moved = !part.is_at(&location);
         let gone = part.state == DeviceState::Gone;
-        part.addresses = BTreeSet::from([host]);
+        part.settle_at(host);
         part.heard(now);
         let Some(upnp) = part.upnp() else { return };
         if upnp.names.len() < MAX_NAMES_PER_PART {
@@ -103,6 +104,47 @@ impl Registry {
             upnp.ask(now, actions);
         }
         self.touched.extend(part.group);
+    }
+
+    /// A name that answers elsewhere is announced at `location`: a second interface, a new address, a clone, or
+    /// somebody who wants to take its place. The part is asked at its own address; only when it is not there any more,
+    /// the other is looked at.
+    fn challenge(
+        &mut self,
+        key: &DeviceKey,
+        location: DeviceUrl,
+        max_age: Duration,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let part = self.parts.get_mut(key).expect("its caller found it");
+        let Some(upnp) = part.upnp() else { return };
+        let known = upnp.rival.take();
+        let same = known
+            .as_ref()
+            .is_some_and(|rival| rival.location.owner() == location.owner());
+        let waits = known
+            .as_ref()
+            .is_some_and(|rival| now.monotonic < rival.challenge_at);
+        let challenge_at = match known {
+            // A rival at a time: many of them cost the device no more questions than one.
+            Some(rival) if same || waits => rival.challenge_at,
+            _ => now.monotonic,
+        };
+        let due = now.monotonic >= challenge_at && !upnp.asking && upnp.described_at.is_some();
+        upnp.rival = Some(Box::new(Rival {
+            location,
+            max_age,
+            heard_at: now.monotonic,
+            challenge_at: if due {
+                now.monotonic + CHALLENGE_PAUSE
+            } else {
+                challenge_at
+            },
+        }));
+        if due {
+            upnp.ask(now, actions);
+        }
     }
 
     /// The part that a sighting is about: by name, or an embedded device by the shared location.
@@ -133,7 +175,7 @@ impl Registry {
         if part.access != Access::None || elsewhere {
             return;
         }
-        part.addresses = BTreeSet::from([source]);
+        part.settle_at(source);
         part.heard(now);
         part.state = DeviceState::Online;
         part.name = format!("Device at {source}");
@@ -141,7 +183,7 @@ impl Registry {
             "The device at {source} announces a description that is not followed: {why}. \
              It was ignored. Restart it or update it."
         ));
-        self.join_group(&key);
+        self.join_group(&key, now);
     }
 
     pub(super) fn described(
@@ -149,6 +191,7 @@ impl Registry {
         location: &DeviceUrl,
         result: Result<Described, DescribeError>,
         now: Now,
+        actions: &mut Vec<Action>,
     ) {
         let found = self.parts.values_mut().find(|part| {
             matches!(&part.origin, Origin::Upnp(upnp) if upnp.asking && upnp.location.as_ref() == Some(location))
@@ -162,26 +205,57 @@ impl Registry {
                 upnp.failures = 0;
                 self.introduce(&key, described, location, now);
             }
-            Err(error) => {
-                upnp.failures = upnp.failures.saturating_add(1);
-                let pause = FIRST_RETRY
-                    .saturating_mul(1 << (upnp.failures - 1).min(8))
-                    .min(LAST_RETRY);
-                upnp.ask_again_at = now.monotonic + pause;
-                let known = upnp.described_at.is_some();
-                tracing::debug!(part = %key, %location, error = &error as &dyn std::error::Error, "not described");
-                if known && (part.is_stale(now) || is_silence(&error)) {
-                    part.state = DeviceState::Gone;
-                } else {
-                    part.problem = Some(error.problem(location.host()));
-                    if !known {
-                        part.name = format!("Device at {}", location.host());
-                    }
-                    part.state = DeviceState::Online;
-                }
-                self.join_group(&key);
-            }
+            Err(error) => self.not_described(&key, location, &error, now, actions),
         }
+    }
+
+    fn not_described(
+        &mut self,
+        key: &DeviceKey,
+        location: &DeviceUrl,
+        error: &DescribeError,
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let part = self.parts.get_mut(key).expect("its caller found it");
+        let stale = part.is_stale(now);
+        let Some(upnp) = part.upnp() else { return };
+        upnp.failures = upnp.failures.saturating_add(1);
+        tracing::debug!(part = %key, %location, error = error as &dyn std::error::Error, "not described");
+        let known = upnp.described_at.is_some();
+        if known && is_silence(error) && upnp.move_to_rival(now, actions) {
+            let host = upnp.location.as_ref().expect("the rival's").host();
+            part.settle_at(host);
+            part.heard(now);
+            return;
+        }
+        let quick = usize::try_from(upnp.failures - 1)
+            .ok()
+            .and_then(|tries| QUICK_RETRIES.get(tries))
+            .filter(|_| !known && refuses_connections(error));
+        if let Some(pause) = quick {
+            // It announced itself before it listens: nothing to tell anybody yet.
+            upnp.retry_at = Some(now.monotonic + *pause);
+            return;
+        }
+        let tried = if refuses_connections(error) && !known {
+            QUICK_RETRIES.len() as u32
+        } else {
+            0
+        };
+        let slow = (upnp.failures - 1).saturating_sub(tried);
+        let pause = FIRST_RETRY.saturating_mul(1 << slow.min(8)).min(LAST_RETRY);
+        upnp.ask_again_at = now.monotonic + pause;
+        if known && (stale || is_silence(error)) {
+            part.state = DeviceState::Gone;
+        } else {
+            part.problem = Some(error.problem(location.host()));
+            if !known {
+                part.name = format!("Device at {}", location.host());
+            }
+            part.state = DeviceState::Online;
+        }
+        self.join_group(key, now);
     }
 
     /// A description was read: the part has a name now.
@@ -211,7 +285,7 @@ impl Registry {
                     "The device at {host} claims to be another device that is still there; it was \
                      ignored. Restart it or update it."
                 ));
-                self.join_group(announced);
+                self.join_group(announced, now);
                 return;
             }
             self.rename(announced, &root);
@@ -221,7 +295,7 @@ impl Registry {
             .get_mut(&root)
             .expect("renamed above, or the same");
         part.heard(now);
-        part.addresses = BTreeSet::from([host]);
+        part.settle_at(host);
         part.state = DeviceState::Online;
         part.access = described.access();
         part.class = described.class();
@@ -242,7 +316,7 @@ impl Registry {
             let names = description.embedded.iter().map(|udn| own_name(udn, host));
             upnp.names.extend(names.take(MAX_NAMES_PER_PART));
         }
-        self.join_group(&root);
+        self.join_group(&root, now);
     }
 
     /// Gives a part the name of its root device; what was known under either name is kept.
@@ -255,13 +329,45 @@ impl Registry {
             self.touched.extend(known.group);
             row.group = known.group;
             row.first_wall = known.first_wall;
-            row.mac = known.mac;
+            if known.addresses == row.addresses {
+                row.mac = known.mac;
+                row.mac_is_old = known.mac_is_old;
+            }
         }
         row.key = to.clone();
+        row.uuid = uuid_of(to);
         if let Some(upnp) = row.upnp() {
             upnp.names.insert(from.clone());
         }
         self.parts.insert(to.clone(), row);
+    }
+}
+
+impl PartRow {
+    /// It is at this address, and at no other.
+    fn settle_at(&mut self, host: IpAddr) {
+        if !self.addresses.contains(&host) {
+            // On another interface it has another hardware address.
+            self.mac_is_old = true;
+        }
+        self.addresses = BTreeSet::from([host]);
+    }
+}
+
+impl Upnp {
+    /// The part is not at its own address any more; asks the one from which its name was announced lately, if any.
+    fn move_to_rival(&mut self, now: Now, actions: &mut Vec<Action>) -> bool {
+        let Some(rival) = self.rival.take() else {
+            return false;
+        };
+        if now.monotonic.saturating_sub(rival.heard_at) >= SILENCE_LIMIT {
+            return false;
+        }
+        self.location = Some(rival.location);
+        self.max_age = rival.max_age;
+        self.failures = 0;
+        self.ask(now, actions);
+        true
     }
 }
 
@@ -272,6 +378,14 @@ fn own_name(udn: &DeviceKey, source: IpAddr) -> DeviceKey {
     } else {
         udn.clone()
     }
+}
+
+/// Whether nothing listens there: not yet, perhaps.
+fn refuses_connections(error: &DescribeError) -> bool {
+    matches!(
+        error,
+        DescribeError::Fetch(crate::http::HttpError::Connect { .. })
+    )
 }
 
 /// Whether a device that was known to work simply is not there any more.

@@ -6,7 +6,7 @@ const out = new URL("../assets/dist/", import.meta.url).pathname;
 await mkdir(out, { recursive: true });
 await build({
   absWorkingDir: new URL(".", import.meta.url).pathname,
-  entryPoints: ["src/mantel.css", "src/tv.css", "src/live.ts", "src/tv.ts"],
+  entryPoints: ["src/mantel.css", "src/tv.css", "src/live.ts", "src/tv.ts", "src/upload.ts"],
   outdir: out,
   bundle: true,
   minify: true,

@@ -144,6 +144,18 @@ impl Sealer {
         Self { cipher, next: 0 }
     }
 
+    /// Goes on with a blob that was begun by an earlier run: `header` are its first 32 bytes, `next` is the number of its
+    /// records. The caller must not have shown a record `next` or later to anybody: its nonce is used again.
+    pub fn resume(
+        key: &ContentKey,
+        header: [u8; HEADER_BYTES],
+        next: u64,
+    ) -> Result<Self, SealError> {
+        check_header(&header)?;
+        let cipher = RecordCipher::new(key, header)?;
+        Ok(Self { cipher, next })
+    }
+
     /// The blob's first 32 bytes.
     pub fn header(&self) -> &[u8; HEADER_BYTES] {
         &self.cipher.header
@@ -167,6 +179,11 @@ impl Sealer {
         self.next += 1;
         Ok(())
     }
+}
+
+fn check_header(header: &[u8; HEADER_BYTES]) -> Result<(), SealError> {
+    let known = header[..8] == MAGIC[..] && header[9] == RECORD_LOG2 && header[17..] == [0; 15];
+    known.then_some(()).ok_or(SealError::Header)
 }
 
 /// Whether a record is the blob's last.
@@ -199,9 +216,7 @@ impl Opener {
     /// An opener for a blob of `sealed_len` bytes that begins with `header`.
     pub fn new(key: &ContentKey, header: &[u8], sealed_len: u64) -> Result<Self, SealError> {
         let header = <[u8; HEADER_BYTES]>::try_from(header).map_err(|_| SealError::Header)?;
-        if header[..8] != MAGIC[..] || header[9] != RECORD_LOG2 || header[17..] != [0; 15] {
-            return Err(SealError::Header);
-        }
+        check_header(&header)?;
         let plain_len = plain_len(sealed_len).ok_or(SealError::Header)?;
         Ok(Self {
             cipher: RecordCipher::new(key, header)?,

@@ -6,6 +6,7 @@
 //! ab/<id>.part     arriving: sparse, of the blob's size (see partial.rs)
 //! ab/<id>.map      which chunks of the part are durable
 //! import-*.tmp     being sealed by an import; deleted at start
+//! upload-*.part    an upload that may be taken up again (see resumable_file.rs)
 //! ```
 //!
 //! A blob is complete when its row in `blobs` says so: the row is written last. After a crash between rename and row,
@@ -125,7 +126,7 @@ pub struct BlobStore {
 }
 
 pub(crate) struct StoreInner {
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     db: Db,
     clock: Clock,
     min_free_bytes: u64,
@@ -211,6 +212,11 @@ impl StoreInner {
     pub(crate) fn temporary(&self) -> PathBuf {
         self.root
             .join(format!("import-{}.tmp", uuid::Uuid::now_v7().simple()))
+    }
+
+    /// Where the bytes of an upload are.
+    pub(crate) fn upload(&self, id: &str) -> PathBuf {
+        self.root.join(format!("upload-{id}.part"))
     }
 
     pub(crate) fn release(&self, id: BlobId) {

@@ -205,7 +205,7 @@ impl Library {
     }
 
     /// Looks inside and writes the rows, all or none.
-    async fn keep(
+    pub(super) async fn keep(
         &self,
         id: TitleId,
         source: ImportSource,

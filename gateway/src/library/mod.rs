@@ -2,6 +2,7 @@
 //!
 //! - `blobs`, `partial`: the store of sealed blobs, complete and arriving.
 //! - `source`, `import`, `sealing`, `progress`: from a device or an upload to a sealed title.
+//! - `resumable`, `resumable_file`: uploads that are taken up again.
 //! - `sandbox`, `probe`: what a file is and looks like, found out by media tools in a sandbox.
 //! - `plain`: plaintext by range, in memory only.
 //! - `keys`: content keys and thumbnails sealed under the store key. `store`: the tables.
@@ -15,11 +16,15 @@ mod partial;
 mod plain;
 mod probe;
 mod progress;
+mod resumable;
+mod resumable_file;
 mod sandbox;
 mod sealing;
 mod source;
 mod store;
 
+#[cfg(test)]
+mod resumable_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -28,6 +33,7 @@ pub use import::ImportError;
 pub use partial::{BATCH_BYTES, PartialBlob};
 pub use plain::{MAX_PLAIN_READ, PlainError, PlainReader};
 pub use progress::{ImportPhase, ImportProgress};
+pub use resumable::{KEEP_UPLOADS, UploadError, UploadId, UploadState};
 pub use sandbox::MediaTools;
 pub use source::{ImportSource, SourceError, SourceStream};
 
@@ -52,7 +58,7 @@ use jiff::Timestamp;
 /// The library's tables.
 pub const SCHEMA: Schema = Schema {
     module: "library",
-    steps: &[include_str!("schema.sql")],
+    steps: &[include_str!("schema.sql"), include_str!("uploads.sql")],
 };
 
 /// Imports that copy or examine at the same time; more wait.
@@ -214,6 +220,7 @@ struct Inner {
     sandbox: Sandbox,
     progress: Arc<Progress>,
     import_places: Semaphore,
+    uploads: resumable::Uploads,
     changes: watch::Sender<u64>,
 }
 
@@ -249,11 +256,13 @@ impl Library {
             options,
             progress: Progress::new(),
             import_places: Semaphore::new(IMPORTS_AT_ONCE),
+            uploads: resumable::Uploads::default(),
             changes: watch::Sender::new(0),
         };
         let library = Self {
             inner: Arc::new(inner),
         };
+        library.clear_stray_uploads().await?;
         let checked = library.clone();
         // Tried at start, so that the page can say early what is missing.
         tasks.spawn("media-tools", async move {

@@ -137,6 +137,13 @@ impl Ticket {
         self.update(|row| row.phase = phase);
     }
 
+    /// Takes the row away, as if the import had never begun: it is paused and says so elsewhere.
+    pub(super) fn withdraw(&self) {
+        self.progress
+            .rows
+            .send_modify(|rows| Arc::make_mut(rows).retain(|row| row.title != self.title));
+    }
+
     pub(super) fn update(&self, change: impl FnOnce(&mut ImportProgress)) {
         self.progress.rows.send_modify(|rows| {
             if let Some(row) = Arc::make_mut(rows)

@@ -24,6 +24,11 @@ macro_rules! asset {
 const ASSETS: &[Asset] = &[
     asset!("mantel.css", "dist/mantel.css", "text/css; charset=utf-8"),
     asset!("live.js", "dist/live.js", "text/javascript; charset=utf-8"),
+    asset!(
+        "upload.js",
+        "dist/upload.js",
+        "text/javascript; charset=utf-8"
+    ),
     asset!("tv.css", "dist/tv.css", "text/css; charset=utf-8"),
     asset!("tv.js", "dist/tv.js", "text/javascript; charset=utf-8"),
     asset!("icons.svg", "icons.svg", "image/svg+xml"),

@@ -23,6 +23,7 @@ mod orders;
 mod pair;
 mod play;
 mod respond;
+mod resumable;
 mod session;
 mod setup;
 mod shell;
@@ -183,6 +184,17 @@ fn household() -> Router<Arc<Site>> {
         .route(
             "/library/upload",
             post(upload::receive).layer(DefaultBodyLimit::disable()),
+        )
+        .route(
+            "/library/uploads",
+            post(resumable::begin).options(resumable::options),
+        )
+        .route(
+            "/library/uploads/{upload}",
+            axum::routing::head(resumable::state)
+                .patch(resumable::append)
+                .delete(resumable::end)
+                .layer(DefaultBodyLimit::disable()),
         )
         .route("/library/{title}", get(title::page))
         .route("/library/{title}/play", post(play::begin))

@@ -1,12 +1,18 @@
 //! The gateway of a home: finds devices, keeps media sealed, exchanges it with other homes, plays it.
 
-use clap::Parser;
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
 use mantel_gateway::app;
 use mantel_gateway::config::Config;
+use mantel_peripherals::Device;
+use mantel_peripherals::capture::{self, Titles};
+use mantel_peripherals::discovery::{Discovery, DiscoveryConfig, Loopback};
 use mantel_runtime::{config, lifecycle, logging};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The gateway of a home. Flags override the configuration file.
 #[derive(Parser)]
@@ -27,7 +33,28 @@ struct Flags {
     /// Look for devices on this network interface only.
     #[arg(long)]
     interface: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
 }
+
+/// What to do instead of running the gateway.
+#[derive(Subcommand)]
+enum Command {
+    /// Records what a device says about itself, without secrets, for a report about a device that does not work.
+    Capture {
+        /// Its address, or a part of its name.
+        device: String,
+        /// The file to write.
+        #[arg(long, default_value = "capture.json")]
+        out: PathBuf,
+        /// Keeps names, titles, artists and albums.
+        #[arg(long)]
+        with_titles: bool,
+    },
+}
+
+/// How long a device to be captured is looked for.
+const LOOK: Duration = Duration::from_secs(12);
 
 /// Where the configuration is looked for when no flag names one.
 const USUAL_CONFIG: &str = "/etc/mantel/gateway.toml";
@@ -40,6 +67,45 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Finds a device and writes its capture.
+async fn record(wanted: &str, out: &Path, titles: Titles, loopback: bool) -> anyhow::Result<()> {
+    let mut config = DiscoveryConfig::default();
+    if loopback {
+        config.ssdp.loopback = Loopback::Searched;
+    }
+    let cancel = CancellationToken::new();
+    let (mut devices, discovery) = Discovery::start(config, cancel.clone());
+    let is_wanted = |device: &Device| {
+        device.name.contains(wanted) || device.addresses.iter().any(|a| a.to_string() == wanted)
+    };
+    let found = tokio::time::timeout(LOOK, async {
+        loop {
+            let now = devices.borrow_and_update().clone();
+            if let Some(device) = now.iter().find(|device| is_wanted(device)) {
+                return Some(device.clone());
+            }
+            devices.changed().await.ok()?;
+        }
+    });
+    let found = found.await.ok().flatten().with_context(|| {
+        format!(
+            "no device \"{wanted}\" answers on this network; give its address or a part of its name"
+        )
+    })?;
+    let capture = capture::capture(&found, titles).await;
+    cancel.cancel();
+    discovery.finished().await;
+    std::fs::write(out, serde_json::to_string_pretty(&capture)?)
+        .with_context(|| format!("cannot write {}", out.display()))?;
+    eprintln!(
+        "{} records of \"{}\" are in {}. Look it through before you send it to anybody.",
+        capture.records.len(),
+        found.name,
+        out.display()
+    );
+    Ok(())
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {
@@ -59,6 +125,22 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         config.devices.interface = flags.interface;
     }
     let log = logging::init(&config.log);
+    if let Some(Command::Capture {
+        device,
+        out,
+        with_titles,
+    }) = flags.command
+    {
+        let titles = if with_titles {
+            Titles::Kept
+        } else {
+            Titles::Removed
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        return runtime.block_on(record(&device, &out, titles, config.devices.loopback));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

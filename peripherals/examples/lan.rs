@@ -5,6 +5,8 @@
 //! lan [--loopback] browse NAME                  walk a media server
 //! lan [--loopback] fetch NAME TITLE FILE        fetch an item to FILE, print its BLAKE3
 //! lan [--loopback] play NAME URL MIME           play on a renderer: position, pause, seek, volume, stop
+//! lan [--loopback] watch NAME SECONDS           print what a device tells of itself
+//! lan [--loopback] capture NAME                 print a capture of a device, secrets removed
 //! ```
 //! NAME is part of a device's name.
 #![allow(clippy::print_stdout, reason = "a tool for the terminal")]
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
+use mantel_peripherals::capture::Titles;
 use mantel_peripherals::discovery::{Discovery, DiscoveryConfig, Loopback, Snapshot};
 use mantel_peripherals::media::{
     FetchRequest, Item, MediaKind, PlayRequest, TransportState, Volume, WalkLimits,
@@ -47,6 +50,13 @@ async fn main() -> anyhow::Result<()> {
         ["browse", name] => browse(&source(devices, name).await?).await,
         ["fetch", name, title, file] => fetch(&source(devices, name).await?, title, file).await,
         ["play", name, url, mime] => play(&renderer(devices, name).await?, url, mime).await,
+        ["watch", name, seconds] => watch(devices, name, seconds.parse()?).await,
+        ["capture", name] => {
+            let device = wait_for(devices, name, |device| Some(device.clone())).await?;
+            let capture = mantel_peripherals::capture::capture(&device, Titles::Removed).await;
+            println!("{}", serde_json::to_string_pretty(&capture)?);
+            Ok(())
+        }
         _ => bail!(
             "usage: lan [--loopback] devices | browse NAME | fetch NAME TITLE FILE | play NAME URL MIME"
         ),
@@ -126,6 +136,27 @@ async fn source(devices: watch::Receiver<Snapshot>, name: &str) -> anyhow::Resul
 
 async fn renderer(devices: watch::Receiver<Snapshot>, name: &str) -> anyhow::Result<Renderer> {
     wait_for(devices, name, Device::renderer).await
+}
+
+async fn watch(devices: watch::Receiver<Snapshot>, name: &str, seconds: u64) -> anyhow::Result<()> {
+    let device = wait_for(devices, name, |device| {
+        (!device.capabilities.is_empty()).then(|| device.clone())
+    })
+    .await?;
+    let source = device.media_source().map(|source| source.changes());
+    let renderer = device.renderer().map(|renderer| renderer.changes());
+    let mut changes: Vec<_> = source.into_iter().chain(renderer).collect();
+    let all = futures_util::future::join_all(changes.iter_mut().map(async |changes| {
+        while let Some(change) = changes.next().await {
+            println!("{change:?}");
+        }
+    }));
+    // The time is over: that is the usual end.
+    let _ = timeout(Duration::from_secs(seconds), all).await;
+    for changes in changes {
+        changes.end().await;
+    }
+    Ok(())
 }
 
 async fn browse(source: &MediaSource) -> anyhow::Result<()> {

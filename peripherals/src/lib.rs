@@ -42,6 +42,7 @@
 //! [`Device::problem`] or an error in plain words, never a crash.
 
 pub mod alsa;
+pub mod capture;
 pub mod changes;
 pub mod device;
 pub mod discovery;

@@ -414,6 +414,15 @@ impl MediaSource {
         Walk::new(self.clone(), limits)
     }
 
+    /// As [`MediaSource::walk`], but only what is in these containers and below.
+    pub fn walk_from(
+        &self,
+        containers: impl IntoIterator<Item = ObjectId>,
+        limits: WalkLimits,
+    ) -> Walk {
+        Walk::from(self.clone(), containers, limits)
+    }
+
     /// Tells when something changed on the device, from now on.
     pub fn changes(&self) -> Changes {
         match self {

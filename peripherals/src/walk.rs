@@ -4,7 +4,7 @@
 //! page for ever, or list every file under ten names ("by date", "by folder"). The plan opens each container once,
 //! gives out each file once, and every count has a bound.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use crate::MediaSource;
 use crate::media::{
@@ -45,11 +45,12 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn new(limits: WalkLimits) -> Self {
+    pub(crate) fn new(limits: WalkLimits, roots: impl IntoIterator<Item = ObjectId>) -> Self {
+        let roots: BTreeSet<ObjectId> = roots.into_iter().collect();
         Self {
             limits,
-            waiting: VecDeque::from([(ObjectId::root(), 0)]),
-            opened: HashSet::from([ObjectId::root()]),
+            opened: roots.iter().cloned().collect(),
+            waiting: roots.into_iter().map(|root| (root, 0)).collect(),
             given: HashSet::new(),
             current: None,
             ready: VecDeque::new(),
@@ -146,9 +147,17 @@ pub struct Walk {
 
 impl Walk {
     pub(crate) fn new(source: MediaSource, limits: WalkLimits) -> Self {
+        Self::from(source, [ObjectId::root()], limits)
+    }
+
+    pub(crate) fn from(
+        source: MediaSource,
+        roots: impl IntoIterator<Item = ObjectId>,
+        limits: WalkLimits,
+    ) -> Self {
         Self {
             source,
-            plan: Plan::new(limits),
+            plan: Plan::new(limits, roots),
             failures: 0,
         }
     }
@@ -242,7 +251,7 @@ mod tests {
         limits: WalkLimits,
         mut server: impl FnMut(&ObjectId, u32) -> Page,
     ) -> (Vec<String>, WalkSummary) {
-        let mut plan = Plan::new(limits);
+        let mut plan = Plan::new(limits, [ObjectId::root()]);
         let mut titles = Vec::new();
         while let Some((id, request)) = plan.next_page() {
             plan.take(server(&id, request.start));

@@ -1,11 +1,12 @@
 //! Importing everything that a device has, in the background: one task per device, with progress and an end (F2).
 //! A crash loses the walk, not what was imported; started again, it skips what is in the library.
 
+use super::news::News;
 use crate::library::{ImportError, ImportSource, Library};
-use mantel_peripherals::media::WalkLimits;
-use mantel_peripherals::{Device, DeviceKey, MediaSource};
+use mantel_peripherals::media::{ObjectId, WalkLimits};
+use mantel_peripherals::{Device, DeviceKey, MediaChange, MediaSource, WalkSummary};
 use mantel_runtime::tasks::Tasks;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -56,11 +57,16 @@ pub struct DeviceImport {
 pub(super) struct Imports {
     rows: Arc<watch::Sender<Arc<Vec<DeviceImport>>>>,
     running: Arc<Mutex<HashMap<String, CancellationToken>>>,
+    news: News,
+    /// Devices of which everything is here, as of a time since which they are followed ([`News::since`]).
+    complete: Arc<Mutex<HashMap<String, u64>>>,
 }
 
 impl Imports {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(news: News) -> Self {
         Self {
+            news,
+            complete: Arc::default(),
             rows: Arc::new(watch::Sender::new(Arc::default())),
             running: Arc::default(),
         }
@@ -103,12 +109,36 @@ impl Imports {
         row.begin(name);
         let running = Arc::clone(&self.running);
         let name = name.to_owned();
+        let since = self.news.since(key);
+        let taken = self.news.take(key);
+        let whole = {
+            let complete = self.complete.lock().expect("no holder of this lock panics");
+            since.is_none() || complete.get(key).copied() != since
+        };
+        // Where everything else is here already, only what changed is walked.
+        let only = taken.as_ref().and_then(|news| match &news.change {
+            MediaChange::Inside(containers) if !whole => Some(containers.clone()),
+            MediaChange::Inside(_) | MediaChange::Anything => None,
+        });
+        let (news, complete) = (self.news.clone(), Arc::clone(&self.complete));
         tasks.spawn_graceful("import-device", async move {
             let walked = token
-                .run_until_cancelled(Box::pin(walk(&row, &library, source, &name)))
+                .run_until_cancelled(Box::pin(walk(&row, &library, source, only, &name)))
                 .await;
+            let ended = matches!(&walked, Some(Ok(seen)) if !seen.cut && seen.failed_containers == 0)
+                && !row.failed();
+            {
+                let mut complete = complete.lock().expect("no holder of this lock panics");
+                complete.remove(&row.device);
+                if let Some(since) = since.filter(|_| ended) {
+                    complete.insert(row.device.clone(), since);
+                }
+            }
+            if let Some(taken) = taken.filter(|_| !ended) {
+                news.give_back(&row.device, taken);
+            }
             let state = match walked {
-                Some(Ok(())) => DeviceImportState::Done,
+                Some(Ok(_)) => DeviceImportState::Done,
                 Some(Err(why)) => DeviceImportState::Failed(why),
                 None => DeviceImportState::Stopped,
             };
@@ -154,6 +184,13 @@ impl Row {
         });
     }
 
+    /// Whether a file of it was not imported.
+    fn failed(&self) -> bool {
+        let rows = self.rows.borrow();
+        rows.iter()
+            .any(|row| row.device == self.device && row.failed > 0)
+    }
+
     fn update(&self, change: impl FnOnce(&mut DeviceImport)) {
         self.rows.send_modify(|rows| {
             if let Some(row) = Arc::make_mut(rows)
@@ -166,12 +203,22 @@ impl Row {
     }
 }
 
-async fn walk(row: &Row, library: &Library, source: MediaSource, name: &str) -> Result<(), String> {
+/// Imports what a walk finds, of everything or of `only` these containers.
+async fn walk(
+    row: &Row,
+    library: &Library,
+    source: MediaSource,
+    only: Option<BTreeSet<ObjectId>>,
+    name: &str,
+) -> Result<WalkSummary, String> {
     let mut known = library
         .imported_from(&row.device)
         .await
         .map_err(|error| error.to_string())?;
-    let mut walk = source.walk(LIMITS);
+    let mut walk = match only {
+        Some(containers) => source.walk_from(containers, LIMITS),
+        None => source.walk(LIMITS),
+    };
     while let Some(item) = walk.next().await.map_err(|error| error.to_string())? {
         row.update(|row| row.found += 1);
         let Some(import) = ImportSource::from_device(&row.device, name, source.clone(), &item)
@@ -205,5 +252,5 @@ async fn walk(row: &Row, library: &Library, source: MediaSource, name: &str) -> 
             ));
         });
     }
-    Ok(())
+    Ok(summary)
 }

@@ -1,14 +1,17 @@
 //! The household's devices (F2, F5): what discovery sees joined with what the household decided, and imports from them.
 //!
-//! - `store`: decisions (admitted, ignored, names). `imports`: whole devices imported in the background.
+//! - `store`: decisions (admitted, ignored, names). `imports`: whole devices imported in the background. `news`: what
+//!   devices tell since.
 //!
 //! A new device is shown and may be looked into; importing from it admits it, since that is a person's decision. An
 //! ignored one stays in the list, is not looked into and plays nothing.
 
 mod imports;
+mod news;
 mod store;
 
 pub use imports::{DeviceImport, DeviceImportState};
+pub use news::{DeviceNews, MAX_FOLLOWED};
 
 use crate::library::{ImportError, ImportSource, Library, LibraryError};
 use imports::Imports;
@@ -22,8 +25,9 @@ use mantel_protocol::ids::TitleId;
 use mantel_runtime::clock::Clock;
 use mantel_runtime::db::{Db, DbError, Schema};
 use mantel_runtime::tasks::Tasks;
+use news::News;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use store::{Decision, Decisions};
@@ -166,6 +170,7 @@ struct Inner {
     decided: mpsc::Sender<Decisions>,
     discovery: Option<Discovery>,
     imports: Imports,
+    news: News,
     tasks: Tasks,
 }
 
@@ -210,7 +215,12 @@ impl Devices {
         let decisions = db.read(|db| Ok::<_, DbError>(store::all(db)?)).await?;
         let rows = watch::Sender::new(Arc::new(join(&seen.borrow().clone(), &decisions)));
         let (decided, new_decisions) = mpsc::channel(16);
-        let imports = Imports::new();
+        let news = News::new();
+        let imports = Imports::new(news.clone());
+        tasks.spawn(
+            "devices-news",
+            news.clone().follow(seen.clone(), rows.subscribe()),
+        );
         let inner = Inner {
             db,
             library,
@@ -219,6 +229,7 @@ impl Devices {
             decided,
             discovery,
             imports,
+            news,
             tasks: tasks.child(),
         };
         tasks.spawn("devices", publish(seen, decisions, new_decisions, rows));
@@ -357,6 +368,11 @@ impl Devices {
         if let Ok(device) = self.device(id) {
             self.inner.imports.cancel(&device);
         }
+    }
+
+    /// What devices told since they were last imported from, by device key.
+    pub fn news(&self) -> watch::Receiver<Arc<BTreeMap<String, DeviceNews>>> {
+        self.inner.news.subscribe()
     }
 
     /// Imports of whole devices, the latest of each.

@@ -122,6 +122,7 @@ struct DevicePage {
     problem: Option<String>,
     left_out: u32,
     playing: Option<PlayingCard>,
+    news: bool,
 }
 
 /// A line of a source's listing.
@@ -248,6 +249,7 @@ pub async fn browse(
         next,
         problem,
         left_out,
+        news: site.state.devices.news().borrow().contains_key(&device),
         playing: super::view::playing(&site)
             .into_iter()
             .find(|card| card.device == device),

@@ -50,6 +50,7 @@ async fn tell(site: &Site, send: mpsc::Sender<Result<Event, Infallible>>) {
     );
     let (mut library, mut imports) = (state.library.changes(), state.library.imports());
     let (mut devices, mut walks) = (state.devices.snapshot(), state.devices.imports());
+    let mut fresh = state.devices.news();
     let (mut playing, mut link) = (state.playback.sessions(), state.link.status());
     loop {
         for area in AREAS {
@@ -79,6 +80,7 @@ async fn tell(site: &Site, send: mpsc::Sender<Result<Event, Infallible>>) {
             alive = next(&mut imports) => alive,
             alive = next(&mut devices) => alive,
             alive = next(&mut walks) => alive,
+            alive = next(&mut fresh) => alive,
             alive = next(&mut playing) => alive,
             alive = next(&mut link) => alive,
         };

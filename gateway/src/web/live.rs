@@ -142,10 +142,13 @@ pub fn news(site: &Site, area: &str) -> News {
         "devices" => {
             let devices = state.devices.snapshot();
             let devices = devices.borrow();
+            let news = state.devices.news();
+            let news = news.borrow();
             version(devices.iter().map(|row| {
+                let times = news.get(&row.id).map_or(0, |news| news.times);
                 let standing = view::standing_word(row.standing);
                 format!(
-                    "{} {} {standing} {:?} {:?} {:?}",
+                    "{} {} {standing} {times} {:?} {:?} {:?}",
                     row.id, row.name, row.state, row.problem, row.capabilities
                 )
             }))

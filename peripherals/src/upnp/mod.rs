@@ -8,6 +8,7 @@
 //! - `gena`: events, with asking as the way out: many renderers send them late or never.
 //! - `quirks`: real devices' deviations, each with its capture in `testdata/`.
 
+mod capture;
 mod classify;
 pub mod didl;
 pub mod gena;
@@ -17,6 +18,7 @@ mod renderer;
 mod session;
 pub mod wire;
 
+pub(crate) use capture::{capture_calls, replay_browse};
 pub use media_server::MediaServer;
 pub use renderer::MediaRenderer;
 pub use session::{CallError, DescribeError, Described, describe};

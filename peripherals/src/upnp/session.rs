@@ -221,12 +221,12 @@ impl Arguments {
     }
 }
 
-/// Invokes `action` of `service`.
-pub(crate) async fn call(
+/// Sends `action` to `service`; the answer as it came, whatever its status.
+pub(crate) async fn ask(
     service: &Service,
     action: &str,
     arguments: &[(&str, &str)],
-) -> Result<Arguments, CallError> {
+) -> Result<http::Answer, HttpError> {
     let envelope = wire::soap_request(&service.service_type, action, arguments);
     let request = Request {
         method: Method::POST,
@@ -243,7 +243,16 @@ pub(crate) async fn call(
         ],
         body: Bytes::from(envelope),
     };
-    let answer = http::exchange(request, MAX_ANSWER_BYTES, CALL_TIME).await?;
+    http::exchange(request, MAX_ANSWER_BYTES, CALL_TIME).await
+}
+
+/// Invokes `action` of `service`.
+pub(crate) async fn call(
+    service: &Service,
+    action: &str,
+    arguments: &[(&str, &str)],
+) -> Result<Arguments, CallError> {
+    let answer = ask(service, action, arguments).await?;
     // A fault comes with status 500; some devices send it with 200, and some errors carry no body at all.
     let status = answer.status;
     if !status.is_success() && status != StatusCode::INTERNAL_SERVER_ERROR {

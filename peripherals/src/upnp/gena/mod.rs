@@ -45,8 +45,9 @@ pub(super) enum Topic {
 }
 
 impl Topic {
-    /// How often the device is asked: without a subscription, and with one, since some devices grant it and then tell
-    /// nothing.
+    /// How often the device is asked: while it told nothing by a subscription, and otherwise. A granted subscription
+    /// alone says little: minidlna 1.3.0 grants it, connects to the callback and sends nothing, not even the first
+    /// notification.
     fn polls(self) -> (Duration, Duration) {
         match self {
             Self::Transport | Self::Rendering => (Duration::from_secs(5), Duration::from_secs(30)),
@@ -223,11 +224,11 @@ impl Driver {
     async fn poll(&mut self, index: usize) {
         let one = &mut self.subscriptions[index];
         let (alone, subscribed) = one.topic.polls();
-        let every = if one.granted.is_some() {
-            subscribed
-        } else {
-            alone
-        };
+        let tells = one
+            .granted
+            .as_ref()
+            .is_some_and(|(_, sequence)| *sequence != Sequence::default());
+        let every = if tells { subscribed } else { alone };
         if one.topic == Topic::Directory {
             let answer = call(&one.service, "GetSystemUpdateID", &[]).await;
             let id = answer.ok().and_then(|a| a.text("Id").ok()?.parse().ok());

@@ -159,7 +159,7 @@ pub async fn capture(device: &Device, titles: Titles) -> Capture {
 
 fn searches() -> Vec<String> {
     ["ssdp:all", "upnp:rootdevice"]
-        .map(|target| ssdp::search(GROUP, target, 1))
+        .map(|target| ssdp::search(GROUP.into(), target, 1))
         .to_vec()
 }
 
@@ -348,4 +348,35 @@ pub fn replay(text: &str) -> Result<Replay, ReplayError> {
         }
     }
     Ok(replay)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captures_of_four_makers_are_read_as_the_devices_were() {
+        for (text, descriptions, entries) in [
+            (include_str!("../../testdata/capture-minidlna.json"), 1, 4),
+            (include_str!("../../testdata/capture-gerbera.json"), 1, 2),
+            (include_str!("../../testdata/capture-rygel.json"), 2, 4),
+            (
+                include_str!("../../testdata/capture-gmediarender.json"),
+                1,
+                0,
+            ),
+        ] {
+            let replay = replay(text).expect("a capture");
+            assert_eq!(replay.unreadable, Vec::<String>::new());
+            assert_eq!(replay.descriptions, descriptions, "{replay:?}");
+            assert!(replay.entries >= entries, "{replay:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_capture_is_refused() {
+        assert!(matches!(replay("{}"), Err(ReplayError::NotACapture(_))));
+        let other = r#"{"format":"mantel-capture 9","made_by":"x","device":{},"records":[]}"#;
+        assert!(matches!(replay(other), Err(ReplayError::OtherFormat(_))));
+    }
 }

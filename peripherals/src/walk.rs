@@ -37,7 +37,9 @@ pub(crate) struct Plan {
     limits: WalkLimits,
     waiting: VecDeque<(ObjectId, u32)>,
     opened: HashSet<ObjectId>,
+    /// Where files given out are, and the ids that they go by.
     given: HashSet<Location>,
+    given_ids: HashSet<ObjectId>,
     current: Option<(ObjectId, u32, u32)>,
     ready: VecDeque<Item>,
     pages_left: u32,
@@ -52,6 +54,7 @@ impl Plan {
             opened: roots.iter().cloned().collect(),
             waiting: roots.into_iter().map(|root| (root, 0)).collect(),
             given: HashSet::new(),
+            given_ids: HashSet::new(),
             current: None,
             ready: VecDeque::new(),
             // Each container costs a page, and items come many to a page: a server that trickles is cut off.
@@ -126,13 +129,18 @@ impl Plan {
             // Nothing that could be fetched; its resources were counted as refused.
             return;
         };
-        if self.summary.items >= self.limits.items {
+        let id = item.original_id.as_ref().unwrap_or(&item.id);
+        // By its id where a listing refers to another (rygel gives each reference a URL of its own), else by its URL.
+        let known = self.given_ids.contains(id) || self.given.contains(&original.location);
+        if known {
+            self.summary.repeated = self.summary.repeated.saturating_add(1);
+        } else if self.summary.items >= self.limits.items {
             self.summary.cut = true;
-        } else if self.given.insert(original.location.clone()) {
+        } else {
+            self.given_ids.insert(id.clone());
+            self.given.insert(original.location.clone());
             self.summary.items += 1;
             self.ready.push_back(item);
-        } else {
-            self.summary.repeated = self.summary.repeated.saturating_add(1);
         }
     }
 }
@@ -281,6 +289,21 @@ mod tests {
         assert_eq!(
             (summary.containers, summary.repeated, summary.cut),
             (2, 1, false)
+        );
+    }
+
+    #[test]
+    fn a_reference_with_a_url_of_its_own_is_the_same_file() {
+        let (titles, summary) = run(WalkLimits::default(), |_, _| {
+            let mut reference = item("by-date-1", "elsewhere");
+            if let Entry::Item(item) = &mut reference {
+                item.original_id = ObjectId::new("1");
+            }
+            page(vec![item("1", "f"), reference, item("2", "g")], None)
+        });
+        assert_eq!(
+            (titles, summary.repeated),
+            (vec!["1".to_owned(), "2".to_owned()], 1)
         );
     }
 

@@ -130,6 +130,8 @@ mod tests {
             "receive_at_once",
             "[library]",
             "[devices]",
+            "[devices.cables]",
+            "disc_images",
         ] {
             assert!(text.contains(key), "{key} is not in gateway.toml");
         }

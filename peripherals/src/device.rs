@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::alsa::SoundPort;
+use crate::disc::{Disc, DiscAccess, Medium};
 use crate::onvif::OnvifAccess;
+use crate::storage::{Storage, StorageAccess};
 use crate::upnp::{MediaServer, RendererAccess, ServerAccess};
 use crate::v4l2::V4l2Access;
 use crate::{MediaSource, Renderer};
@@ -140,6 +142,14 @@ pub enum DeviceClass {
     Computer,
     /// A phone or tablet.
     Phone,
+    /// A music player that shows its memory.
+    MusicPlayer,
+    /// A camera's card.
+    MemoryCard,
+    /// A memory stick or a disk.
+    Storage,
+    /// A drive for discs.
+    Disc,
     /// Something that answered, but did not say what it is in words we know.
     Other,
 }
@@ -158,6 +168,10 @@ impl DeviceClass {
             Self::LineIn => "Line-in",
             Self::Computer => "Computer",
             Self::Phone => "Phone",
+            Self::MusicPlayer => "MP3 player",
+            Self::MemoryCard => "Memory card",
+            Self::Storage => "Memory stick or disk",
+            Self::Disc => "CD drive",
             Self::Other => "Other device",
         }
     }
@@ -223,6 +237,10 @@ pub enum Access {
     AlsaOut(SoundPort),
     /// The input of a sound card of this machine: a line-in or microphone.
     AlsaIn(SoundPort),
+    /// Memory on a cable, mounted or not.
+    Storage(StorageAccess),
+    /// A drive for discs.
+    Disc(DiscAccess),
     /// A DNS-SD service that no adapter drives yet: shown, not used.
     DnsSd {
         /// The service type without domain, such as `_mpd._tcp`.
@@ -241,6 +259,8 @@ impl Access {
             Self::UpnpServer(_) => (true, false),
             Self::UpnpRenderer(_) => (false, true),
             Self::UpnpBoth(..) => (true, true),
+            Self::Storage(access) => (!access.volumes.is_empty(), false),
+            Self::Disc(access) => (access.medium == Medium::Audio, false),
             Self::Onvif(_)
             | Self::V4l2(_)
             | Self::AlsaOut(_)
@@ -256,6 +276,24 @@ impl Access {
             set.insert(Capability::Render);
         }
         set
+    }
+
+    /// Why it cannot be used now, in plain words; `None`: nothing is known to be wrong.
+    pub fn problem(&self) -> Option<String> {
+        let words = match self {
+            Self::Storage(access) if access.volumes.is_empty() => {
+                "It is not in use and may be unplugged. To use it, unplug it and plug it in again."
+            }
+            Self::Disc(access) => match access.medium {
+                Medium::Audio => return None,
+                Medium::Empty => "There is no disc in it. Put in an audio CD to copy its music.",
+                Medium::Data => {
+                    "The disc in it holds files or a film, which are not copied. Put in an audio CD."
+                }
+            },
+            _ => return None,
+        };
+        Some(words.to_owned())
     }
 }
 
@@ -307,7 +345,15 @@ impl Device {
                 Access::UpnpServer(access) | Access::UpnpBoth(access, _) => Some(
                     MediaSource::Upnp(MediaServer::new(part.name.clone(), access.clone())),
                 ),
+                Access::Storage(access) if !access.volumes.is_empty() => Some(
+                    MediaSource::Storage(Storage::new(part.name.clone(), access.clone())),
+                ),
+                Access::Disc(access) if access.medium == Medium::Audio => Some(MediaSource::Disc(
+                    Disc::new(part.name.clone(), access.clone()),
+                )),
                 Access::UpnpRenderer(_)
+                | Access::Storage(_)
+                | Access::Disc(_)
                 | Access::Onvif(_)
                 | Access::V4l2(_)
                 | Access::AlsaOut(_)
@@ -325,6 +371,8 @@ impl Device {
                     crate::upnp::MediaRenderer::new(part.name.clone(), access.clone()),
                 )),
                 Access::UpnpServer(_)
+                | Access::Storage(_)
+                | Access::Disc(_)
                 | Access::Onvif(_)
                 | Access::V4l2(_)
                 | Access::AlsaOut(_)

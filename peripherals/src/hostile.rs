@@ -575,6 +575,7 @@ mod over_multicast {
                     loopback: Loopback::Searched,
                 },
                 mdns: Mdns::Off,
+                hotplug: None,
                 ..DiscoveryConfig::default()
             };
             Discovery::start(config, cancel.clone())

@@ -11,6 +11,8 @@ use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 
 use crate::changes::Changes;
+use crate::disc::Disc;
+use crate::storage::Storage;
 use crate::upnp::{MediaRenderer, MediaServer};
 use crate::url::DeviceUrl;
 use crate::walk::Walk;
@@ -227,6 +229,16 @@ pub enum ListError {
         /// The device's name.
         device: String,
     },
+    /// There is nothing in it that could be listed.
+    #[error(
+        "There should be {what} in {device}, but there is none. Put one in, then list it again."
+    )]
+    NothingInside {
+        /// The device's name.
+        device: String,
+        /// What belongs there, as `an audio CD`.
+        what: &'static str,
+    },
     /// The device does not answer: try later, or ask its owner to switch it on.
     #[error(
         "{device} does not answer. Check that it is switched on and connected; what was listed before is kept."
@@ -344,6 +356,12 @@ pub enum FetchError {
         /// HTTP status.
         status: u16,
     },
+    /// The device has the file no more: list again.
+    #[error("{device} no longer has this file. List its media again.")]
+    Gone {
+        /// The device's name.
+        device: String,
+    },
     /// The URL is not on the device (any more), or the device redirects: list again.
     #[error(
         "{device} points to an address that is not its own; nothing was fetched. List its media again."
@@ -385,6 +403,10 @@ fn size_words(declared: u64, received: u64) -> String {
 pub enum MediaSource {
     /// A UPnP AV MediaServer.
     Upnp(MediaServer),
+    /// Mounted memory: a card, a stick, a player.
+    Storage(Storage),
+    /// An audio CD.
+    Disc(Disc),
 }
 
 impl MediaSource {
@@ -392,6 +414,8 @@ impl MediaSource {
     pub fn name(&self) -> &str {
         match self {
             Self::Upnp(server) => server.name(),
+            Self::Storage(storage) => storage.name(),
+            Self::Disc(disc) => disc.name(),
         }
     }
 
@@ -399,6 +423,8 @@ impl MediaSource {
     pub async fn list(&self, container: &ObjectId, page: PageRequest) -> Result<Page, ListError> {
         match self {
             Self::Upnp(server) => server.list(container, page).await,
+            Self::Storage(storage) => storage.list(container, page).await,
+            Self::Disc(disc) => disc.list(container, page).await,
         }
     }
 
@@ -406,6 +432,8 @@ impl MediaSource {
     pub async fn item(&self, id: &ObjectId) -> Result<Item, ListError> {
         match self {
             Self::Upnp(server) => server.item(id).await,
+            Self::Storage(storage) => storage.item(id).await,
+            Self::Disc(disc) => disc.item(id).await,
         }
     }
 
@@ -427,6 +455,8 @@ impl MediaSource {
     pub fn changes(&self) -> Changes {
         match self {
             Self::Upnp(server) => server.changes(),
+            // They tell nothing; that they come and go, discovery tells.
+            Self::Storage(_) | Self::Disc(_) => Changes::by(|_, _| std::future::ready(())),
         }
     }
 
@@ -438,6 +468,8 @@ impl MediaSource {
     ) -> Result<Fetched, FetchError> {
         match self {
             Self::Upnp(server) => server.fetch(resource, request).await,
+            Self::Storage(storage) => storage.fetch(resource, request).await,
+            Self::Disc(disc) => disc.fetch(resource, request).await,
         }
     }
 }

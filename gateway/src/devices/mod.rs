@@ -1,15 +1,17 @@
 //! The household's devices (F2, F5): what discovery sees joined with what the household decided, and imports from them.
 //!
 //! - `store`: decisions (admitted, ignored, names). `imports`: whole devices imported in the background. `news`: what
-//!   devices tell since.
+//!   devices tell since. `cables`: what is plugged in, and "safe to remove".
 //!
 //! A new device is shown and may be looked into; importing from it admits it, since that is a person's decision. An
 //! ignored one stays in the list, is not looked into and plays nothing.
 
+mod cables;
 mod imports;
 mod news;
 mod store;
 
+pub use cables::CablesConfig;
 pub use imports::{DeviceImport, DeviceImportState};
 pub use news::{DeviceNews, MAX_FOLLOWED};
 
@@ -28,7 +30,9 @@ use mantel_runtime::tasks::Tasks;
 use news::News;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use store::{Decision, Decisions};
 use tokio::sync::{mpsc, watch};
@@ -52,6 +56,8 @@ pub struct DevicesConfig {
     pub interface: Option<String>,
     /// Also looks on the loopback interface: devices that are programs on this machine.
     pub loopback: bool,
+    /// Things on cables.
+    pub cables: CablesConfig,
 }
 
 /// What the household decided about a device.
@@ -98,6 +104,8 @@ pub struct DeviceRow {
     pub last_seen: Timestamp,
     /// What is wrong with it, in plain words.
     pub problem: Option<String>,
+    /// Whether it must be let go before it is unplugged ([`Devices::eject`]).
+    pub ejects: bool,
 }
 
 /// One page of what a device has.
@@ -136,6 +144,36 @@ pub enum DevicesError {
     /// Not an object of a device.
     #[error("this entry cannot be found; list the device again from the top")]
     NoSuchObject,
+    /// It is no memory that is mounted.
+    #[error("\"{name}\" is not in use; it may be unplugged")]
+    NotMounted {
+        /// Its name.
+        name: String,
+    },
+    /// Nobody watches for requests.
+    #[error(
+        "\"{name}\" was mounted by another program, which alone can let it go. Nothing is written to it; it may be \
+         unplugged while no import runs"
+    )]
+    NoMountService {
+        /// Its name.
+        name: String,
+    },
+    /// The request could not be left.
+    #[error("the request to let \"{name}\" go could not be written; nothing was changed")]
+    EjectRequest {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It was not let go in time.
+    #[error("\"{name}\" is still in use. Wait until its import has ended, then try again")]
+    StillMounted {
+        /// Its name.
+        name: String,
+    },
     /// An import of the device is running.
     #[error("everything on \"{name}\" is being imported already")]
     UnderWay {
@@ -172,6 +210,7 @@ struct Inner {
     imports: Imports,
     news: News,
     tasks: Tasks,
+    eject_dir: PathBuf,
 }
 
 impl Devices {
@@ -194,6 +233,7 @@ impl Devices {
                 loopback,
                 ..SsdpConfig::default()
             },
+            hotplug: config.cables.hotplug(),
             ..DiscoveryConfig::default()
         };
         let (seen, discovery) = Discovery::start(discovery_config, tasks.token().clone());
@@ -201,13 +241,15 @@ impl Devices {
             Some(interface) => on_interface(seen, interface.clone(), tasks),
             None => seen,
         };
-        Self::follow(seen, Some(discovery), db, library, tasks).await
+        let eject_dir = config.cables.eject_dir.clone();
+        Self::follow(seen, Some(discovery), eject_dir, db, library, tasks).await
     }
 
     /// Follows a list of devices, whoever makes it.
     pub(crate) async fn follow(
         seen: watch::Receiver<Snapshot>,
         discovery: Option<Discovery>,
+        eject_dir: PathBuf,
         db: Db,
         library: Library,
         tasks: &Tasks,
@@ -231,6 +273,7 @@ impl Devices {
             imports,
             news,
             tasks: tasks.child(),
+            eject_dir,
         };
         tasks.spawn("devices", publish(seen, decisions, new_decisions, rows));
         Ok(Self {
@@ -503,6 +546,7 @@ fn row(device: &Device, decision: Decision) -> DeviceRow {
         first_seen: device.first_seen,
         last_seen: device.last_seen,
         problem: device.problem.clone(),
+        ejects: !cables::mounted_partitions(device).is_empty(),
     }
 }
 
@@ -542,11 +586,13 @@ fn on_interface(
         loop {
             let networks = networks_of(&interface);
             let all = seen.borrow_and_update().clone();
+            // What hangs on a cable has no address and is on no network.
             let on_it = |device: &&Device| {
-                device
-                    .addresses
-                    .iter()
-                    .any(|a| networks.iter().any(|n| n.holds(*a)))
+                device.addresses.is_empty()
+                    || device
+                        .addresses
+                        .iter()
+                        .any(|a| networks.iter().any(|n| n.holds(*a)))
             };
             publish.send_replace(Arc::new(all.iter().filter(on_it).cloned().collect()));
             if seen.changed().await.is_err() {

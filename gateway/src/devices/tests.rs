@@ -269,6 +269,7 @@ pub(crate) async fn house(home: &Home, device: Device) -> (Devices, watch::Sende
     let devices = Devices::follow(
         seen,
         None,
+        std::env::temp_dir().join("no-mount-service"),
         home.db.clone(),
         home.library.clone(),
         &home.tasks,

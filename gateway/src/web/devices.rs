@@ -287,6 +287,16 @@ pub async fn ignore(State(site): State<Arc<Site>>, Path(device): Path<String>) -
     Ok(Done::to("/devices?done=ignored"))
 }
 
+/// `POST /devices/{device}/eject`
+pub async fn eject(State(site): State<Arc<Site>>, Path(device): Path<String>) -> Posted {
+    site.state
+        .devices
+        .eject(&device)
+        .await
+        .map_err(refused(&device))?;
+    Ok(Done::to("/devices?done=ejected"))
+}
+
 /// `POST /devices/{device}/rename`
 pub async fn rename(
     State(site): State<Arc<Site>>,

@@ -174,6 +174,7 @@ fn household() -> Router<Arc<Site>> {
         .route("/devices/{device}/admit", post(devices::admit))
         .route("/devices/{device}/ignore", post(devices::ignore))
         .route("/devices/{device}/rename", post(devices::rename))
+        .route("/devices/{device}/eject", post(devices::eject))
         .route("/devices/{device}/import", post(devices::import))
         .route(
             "/devices/{device}/import/cancel",

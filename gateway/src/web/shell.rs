@@ -138,6 +138,7 @@ fn notice(word: &str) -> Option<&'static str> {
     Some(match word {
         "admitted" => "The device may be used now.",
         "ignored" => "The device is ignored. You find it under “Ignored” below.",
+        "ejected" => "It may be unplugged now.",
         "renamed" => "The new name is kept.",
         "importing" => "The import has begun. You can leave this page; it goes on by itself.",
         "import-cancelled" => "The import was stopped. What had arrived is in the library.",

@@ -115,6 +115,8 @@ pub struct DeviceCard {
     pub addresses: String,
     /// When it was last heard of.
     pub seen: String,
+    /// Whether it must be let go before it is unplugged.
+    pub ejects: bool,
 }
 
 /// A class's icon.
@@ -124,11 +126,13 @@ pub fn class_icon(class: DeviceClass) -> Icon {
         DeviceClass::Camcorder => "camcorder",
         DeviceClass::Camera => "camera",
         DeviceClass::Television => "tv",
-        DeviceClass::Jukebox | DeviceClass::LineIn => "music",
+        DeviceClass::Jukebox | DeviceClass::LineIn | DeviceClass::MusicPlayer => "music",
         DeviceClass::MediaServer => "server",
         DeviceClass::Speaker => "speaker",
         DeviceClass::Computer => "computer",
         DeviceClass::Phone => "phone",
+        DeviceClass::MemoryCard | DeviceClass::Storage => "folder",
+        DeviceClass::Disc => "disc",
         DeviceClass::Other => "other",
     })
 }
@@ -166,6 +170,7 @@ impl DeviceCard {
             problem: row.problem.clone(),
             addresses: addresses.join(" · "),
             seen: format::ago(row.last_seen, now),
+            ejects: row.ejects,
         }
     }
 }

@@ -5,7 +5,9 @@
 //!
 //! The gateway starts one [`Discovery`]; a crash loses nothing, since the network is asked again.
 
+pub mod cable;
 pub mod gate;
+pub mod hotplug;
 mod links;
 pub mod mdns;
 pub mod multicast;
@@ -30,6 +32,7 @@ use links::{Links, Wanted};
 use multicast::Surroundings;
 use owner::Owner;
 
+pub use hotplug::HotplugConfig;
 pub use mdns::Announcement;
 pub use ssdp::{Loopback, SsdpConfig};
 
@@ -83,6 +86,8 @@ pub struct DiscoveryConfig {
     pub announced: Option<watch::Receiver<Option<Announcement>>>,
     /// Loudspeakers and line-ins of this machine.
     pub sound: SoundCards,
+    /// Things on cables; `None`: they are not looked for.
+    pub hotplug: Option<HotplugConfig>,
     /// Keys that are never listed: this gateway's own announcements.
     pub ignored: BTreeSet<DeviceKey>,
     /// Where wall-clock time comes from, for people only; expiry uses a monotonic clock.
@@ -98,6 +103,7 @@ impl Default for DiscoveryConfig {
             ws_discovery: WsDiscovery::Probed,
             announced: None,
             sound: SoundCards::default(),
+            hotplug: Some(HotplugConfig::default()),
             ignored: BTreeSet::new(),
             wall_clock: Timestamp::now,
         }
@@ -155,6 +161,9 @@ impl Discovery {
         };
         tasks.spawn(links::run(wanted, links, inputs.clone(), cancel.clone()));
         tasks.spawn(cards::run(config.sound, inputs.clone(), cancel.clone()));
+        if let Some(hotplug) = config.hotplug {
+            tasks.spawn(hotplug::run(hotplug, inputs.clone(), cancel.clone()));
+        }
         if config.mdns == Mdns::Browsed {
             let talk = mdns::Talk {
                 interface: config.interface,

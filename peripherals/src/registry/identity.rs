@@ -50,6 +50,15 @@ pub(super) fn uuid_of(key: &DeviceKey) -> Option<String> {
     (plain && hex.bytes().any(|b| b != b'0')).then_some(hex)
 }
 
+/// Both are functions of one device on a cable: their keys are `stem#function` with one stem (`discovery::cable`).
+fn on_one_cable(a: &PartRow, b: &PartRow) -> bool {
+    let stem = |part: &PartRow| {
+        let (stem, _) = part.key.as_str().split_once('#')?;
+        part.addresses.is_empty().then(|| stem.to_owned())
+    };
+    stem(a).is_some_and(|one| stem(b) == Some(one))
+}
+
 impl PartRow {
     /// Hardware addresses that it may have by its own word: told outright, or in its UUID's last twelve digits.
     fn hints(&self) -> impl Iterator<Item = MacAddress> {
@@ -197,7 +206,7 @@ impl Registry {
     fn is_surely(&self, a: &PartRow, b: &PartRow) -> bool {
         let named = a.uuid.is_some() && a.uuid == b.uuid;
         let one_box = || a.same_hardware(b) && !self.behind_one(a, b) || a.same_serial(b);
-        named || !self.is_own(a) && !self.is_own(b) && one_box()
+        named || on_one_cable(a, b) || !self.is_own(a) && !self.is_own(b) && one_box()
     }
 
     /// Both are neighbours now, at IPv4 addresses of their own with one hardware address: that is an extender's, which

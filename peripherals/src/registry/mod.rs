@@ -286,8 +286,8 @@ impl Registry {
         part.maker = sighting.maker;
         part.model = sighting.model;
         part.serial = sighting.serial;
+        part.problem = problem.or_else(|| sighting.access.problem());
         part.access = sighting.access;
-        part.problem = problem;
         self.join_group(&key, now);
     }
 

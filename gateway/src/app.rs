@@ -11,6 +11,7 @@ use crate::library::{self, Library, LibraryError, LibraryOptions};
 use crate::link::identity::IdentityError;
 use crate::link::{self, Identity, Link};
 use crate::playback::Playback;
+use crate::recording::Recordings;
 use crate::rights::{self, Rights, RightsError};
 use crate::web::{self, WebState};
 use mantel_runtime::clock::Clock;
@@ -210,7 +211,14 @@ async fn start_parts(
         rights.clone(),
         devices.clone(),
         clock.clone(),
-        web_at.port(),
+        web_at,
+        tasks,
+    );
+    let recordings = Recordings::new(
+        config.recording.clone(),
+        library.clone(),
+        devices.clone(),
+        clock.clone(),
         tasks,
     );
     let state = WebState {
@@ -226,6 +234,7 @@ async fn start_parts(
         catalog,
         exchange,
         playback: playback.clone(),
+        recordings,
     };
     let router = web::router(state.clone()).merge(playback.router());
     http::serve(web_listener, router, tasks);

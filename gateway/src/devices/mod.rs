@@ -2,12 +2,14 @@
 //!
 //! - `store`: decisions (admitted, ignored, names). `imports`: whole devices imported in the background. `news`: what
 //!   devices tell since. `cables`: what is plugged in, and "safe to remove".
+//! - `levels`: how loud this machine's loudspeakers are.
 //!
 //! A new device is shown and may be looked into; importing from it admits it, since that is a person's decision. An
 //! ignored one stays in the list, is not looked into and plays nothing.
 
 mod cables;
 mod imports;
+mod levels;
 mod news;
 mod store;
 
@@ -18,10 +20,12 @@ pub use news::{DeviceNews, MAX_FOLLOWED};
 use crate::library::{ImportError, ImportSource, Library, LibraryError};
 use imports::Imports;
 use jiff::Timestamp;
+use mantel_peripherals::alsa::{Ports, SoundCards, Speakers};
 use mantel_peripherals::discovery::{Discovery, DiscoveryConfig, Loopback, Snapshot, SsdpConfig};
 use mantel_peripherals::media::{ListError, MAX_PAGE, ObjectId, Page, PageRequest};
 use mantel_peripherals::{
-    Capability, Device, DeviceClass, DeviceKey, DeviceState, MacAddress, MediaSource, Renderer,
+    Capability, Device, DeviceClass, DeviceKey, DeviceState, MacAddress, MediaSource, Recorder,
+    Renderer,
 };
 use mantel_protocol::ids::TitleId;
 use mantel_runtime::clock::Clock;
@@ -40,7 +44,7 @@ use tokio::sync::{mpsc, watch};
 /// The table of decisions.
 pub const SCHEMA: Schema = Schema {
     module: "devices",
-    steps: &[include_str!("schema.sql")],
+    steps: &[include_str!("schema.sql"), include_str!("schema_2.sql")],
 };
 
 /// Entries on one page of a listing.
@@ -49,7 +53,7 @@ pub const PAGE_ENTRIES: u32 = 60;
 pub const MAX_NAME_CHARS: usize = 80;
 
 /// How devices are looked for.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DevicesConfig {
     /// Only devices seen at addresses of this network interface are listed; none: all interfaces.
@@ -58,6 +62,33 @@ pub struct DevicesConfig {
     pub loopback: bool,
     /// Things on cables.
     pub cables: CablesConfig,
+    /// Loudspeakers of this machine: `all`, or ALSA's names of PCMs.
+    pub loudspeakers: Vec<String>,
+    /// Line-ins of this machine: `all`, or ALSA's names of PCMs.
+    pub line_ins: Vec<String>,
+}
+
+impl Default for DevicesConfig {
+    fn default() -> Self {
+        Self {
+            interface: None,
+            loopback: false,
+            cables: CablesConfig::default(),
+            loudspeakers: vec![ALL.to_owned()],
+            line_ins: vec![ALL.to_owned()],
+        }
+    }
+}
+
+/// The word for every sound card.
+const ALL: &str = "all";
+
+fn ports(names: &[String]) -> Ports {
+    match names {
+        [] => Ports::Off,
+        [word] if word == ALL => Ports::All,
+        names => Ports::Named(names.to_vec()),
+    }
 }
 
 /// What the household decided about a device.
@@ -209,6 +240,7 @@ struct Inner {
     discovery: Option<Discovery>,
     imports: Imports,
     news: News,
+    speakers: Speakers,
     tasks: Tasks,
     eject_dir: PathBuf,
 }
@@ -234,6 +266,10 @@ impl Devices {
                 ..SsdpConfig::default()
             },
             hotplug: config.cables.hotplug(),
+            sound: SoundCards {
+                outputs: ports(&config.loudspeakers),
+                inputs: ports(&config.line_ins),
+            },
             ..DiscoveryConfig::default()
         };
         let (seen, discovery) = Discovery::start(discovery_config, tasks.token().clone());
@@ -263,6 +299,7 @@ impl Devices {
             "devices-news",
             news.clone().follow(seen.clone(), rows.subscribe()),
         );
+        let speakers = levels::speakers(&db, library.decoder(), tasks).await?;
         let inner = Inner {
             db,
             library,
@@ -272,6 +309,7 @@ impl Devices {
             discovery,
             imports,
             news,
+            speakers,
             tasks: tasks.child(),
             eject_dir,
         };
@@ -434,13 +472,24 @@ impl Devices {
         let row = self
             .row(&device)
             .filter(|row| row.standing != DeviceStanding::Ignored)?;
-        let renderer = device.renderer()?;
+        let own = || {
+            let port = device.loudspeaker()?;
+            Some(Renderer::Alsa(self.inner.speakers.open(&row.name, port)))
+        };
+        let renderer = device.renderer().or_else(own)?;
         Some(Player {
             renderer,
             id: row.id,
             name: row.name,
             addresses: device.addresses,
         })
+    }
+
+    /// A device to record from, with its row; `None`: it is not there, or cannot be recorded from.
+    pub(crate) fn recorder(&self, id: &str) -> Option<(Recorder, DeviceRow)> {
+        let device = self.device(id).ok()?;
+        let row = self.row(&device)?;
+        Some((device.recorder()?, row))
     }
 
     fn device(&self, id: &str) -> Result<Device, DevicesError> {

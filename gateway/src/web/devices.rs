@@ -123,6 +123,7 @@ struct DevicePage {
     left_out: u32,
     playing: Option<PlayingCard>,
     news: bool,
+    recording: Option<super::record::Card>,
 }
 
 /// A line of a source's listing.
@@ -199,7 +200,7 @@ pub async fn browse(
     Path(device): Path<String>,
     Query(wanted): Query<Browse>,
 ) -> Page {
-    let follow = Follow::new(&site, "devices imports library playing");
+    let follow = Follow::new(&site, "devices imports library playing recordings");
     let now = site.state.clock.now();
     let card = {
         let devices = site.state.devices.snapshot();
@@ -242,6 +243,9 @@ pub async fn browse(
         follow,
         shell: Shell::plain(&site, Nav::Devices).with_notice(wanted.done.as_deref()),
         walk: walks(&site).into_iter().find(|walk| walk.device == device),
+        recording: super::record::cards(&site)
+            .into_iter()
+            .find(|card| card.device == device),
         device: card,
         entries,
         object: wanted.object,

@@ -22,6 +22,7 @@ mod login;
 mod orders;
 mod pair;
 mod play;
+mod record;
 mod respond;
 mod resumable;
 mod session;
@@ -42,6 +43,7 @@ use crate::exchange::Exchange;
 use crate::library::Library;
 use crate::link::Link;
 use crate::playback::Playback;
+use crate::recording::Recordings;
 use crate::rights::Rights;
 use attempts::Attempts;
 use axum::Router;
@@ -93,6 +95,8 @@ pub struct WebState {
     pub exchange: Exchange,
     /// Players.
     pub playback: Playback,
+    /// Recordings from line-ins.
+    pub recordings: Recordings,
 }
 
 /// The pages' own state around [`WebState`].
@@ -181,6 +185,7 @@ fn household() -> Router<Arc<Site>> {
             post(devices::cancel_import),
         )
         .route("/devices/{device}/player", post(play::drive))
+        .route("/devices/{device}/record", post(record::drive))
         .route("/library", get(library::page))
         .route(
             "/library/upload",

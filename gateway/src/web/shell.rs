@@ -155,6 +155,8 @@ fn notice(word: &str) -> Option<&'static str> {
         "playing" => "It plays on the device.",
         "queued-next" => "It plays next on the device.",
         "queued" => "It waits for its turn on the device.",
+        "recording" => "The recording has begun. You can leave this page; it goes on by itself.",
+        "recorded" => "The recording was stopped. Its tracks are in the library, or on their way.",
         "sent" => "Done.",
         "revoked" => "That session has ended.",
         "password" => "The new password is in force. Other browsers have to log in again.",

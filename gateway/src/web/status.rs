@@ -43,6 +43,7 @@ pub async fn json(State(site): State<Arc<Site>>) -> Result<Json<Value>, Refusal>
         "orders": orders(&site),
         "waiting": waiting(&site),
         "playing": playing(&site),
+        "recordings": super::record::status(&site),
         "homes": homes(&site),
     })))
 }

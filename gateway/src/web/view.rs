@@ -109,6 +109,8 @@ pub struct DeviceCard {
     pub lists: bool,
     /// Whether it plays.
     pub renders: bool,
+    /// Whether it can be recorded from.
+    pub captures: bool,
     /// What is wrong, in plain words.
     pub problem: Option<String>,
     /// Addresses, hardware address, serial.
@@ -167,6 +169,7 @@ impl DeviceCard {
             standing: standing_word(row.standing),
             lists: row.capabilities.contains(&Capability::ListMedia),
             renders: row.capabilities.contains(&Capability::Render),
+            captures: row.capabilities.contains(&Capability::Capture),
             problem: row.problem.clone(),
             addresses: addresses.join(" · "),
             seen: format::ago(row.last_seen, now),

@@ -5,13 +5,12 @@
 
 use crate::catalog::{self, Catalog, CatalogError};
 use crate::config::Config;
-use crate::devices::{self, Devices, DevicesError};
+use crate::devices::{self, Devices, DevicesError, OwnVoice};
 use crate::exchange::{self, Exchange, ExchangeOptions, StartError};
 use crate::library::{self, Library, LibraryError, LibraryOptions};
 use crate::link::identity::IdentityError;
 use crate::link::{self, Identity, Link};
 use crate::playback::Playback;
-use crate::recording::Recordings;
 use crate::rights::{self, Rights, RightsError};
 use crate::web::{self, WebState};
 use mantel_runtime::clock::Clock;
@@ -183,8 +182,11 @@ async fn start_parts(
     .await?;
     let rights = Rights::open(db.clone(), link.clone(), library.clone()).await?;
     let catalog = Catalog::open(db.clone(), link.clone(), library.clone()).await?;
+    let own = OwnVoice::new(link.device(), web_at.port());
     let devices = Devices::start(
         &config.devices,
+        &own,
+        &link,
         db.clone(),
         library.clone(),
         clock.clone(),
@@ -211,14 +213,7 @@ async fn start_parts(
         rights.clone(),
         devices.clone(),
         clock.clone(),
-        web_at,
-        tasks,
-    );
-    let recordings = Recordings::new(
-        config.recording.clone(),
-        library.clone(),
-        devices.clone(),
-        clock.clone(),
+        web_at.port(),
         tasks,
     );
     let state = WebState {
@@ -234,7 +229,6 @@ async fn start_parts(
         catalog,
         exchange,
         playback: playback.clone(),
-        recordings,
     };
     let router = web::router(state.clone()).merge(playback.router());
     http::serve(web_listener, router, tasks);

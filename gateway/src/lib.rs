@@ -8,6 +8,5 @@ pub mod exchange;
 pub mod library;
 pub mod link;
 pub mod playback;
-pub mod recording;
 pub mod rights;
 pub mod web;

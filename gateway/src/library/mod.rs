@@ -34,11 +34,10 @@ pub use partial::{BATCH_BYTES, PartialBlob};
 pub use plain::{MAX_PLAIN_READ, PlainError, PlainReader};
 pub use progress::{ImportPhase, ImportProgress};
 pub use resumable::{KEEP_UPLOADS, UploadError, UploadId, UploadState};
-pub use sandbox::{DECODE_COMMAND, MediaTools};
+pub use sandbox::MediaTools;
 pub use source::{ImportSource, SourceError, SourceStream};
 
 use keys::StoreKey;
-use mantel_peripherals::decode::Decoder;
 use mantel_protocol::blob::BlobId;
 use mantel_protocol::ids::{HomeId, TitleId};
 use mantel_protocol::key::DeviceId;
@@ -192,8 +191,6 @@ pub struct LibraryOptions {
     pub max_import_bytes: u64,
     /// The program that makes the sandbox.
     pub bubblewrap: PathBuf,
-    /// The program that decodes sound in it when called with [`DECODE_COMMAND`]; `None`: the running one.
-    pub decoder: Option<PathBuf>,
 }
 
 impl LibraryOptions {
@@ -204,7 +201,6 @@ impl LibraryOptions {
             min_free_bytes: 256 << 20,
             max_import_bytes: 256 << 30,
             bubblewrap: "bwrap".into(),
-            decoder: None,
         }
     }
 }
@@ -546,12 +542,6 @@ impl Library {
             return Ok(None);
         };
         Ok(Some(PlainReader::open(reader, &key).await?))
-    }
-
-    /// Decodes sound, in the sandbox.
-    pub fn decoder(&self) -> Decoder {
-        let options = &self.inner.options;
-        sandbox::decoder(&options.bubblewrap, options.decoder.clone())
     }
 
     /// The blob store.

@@ -68,7 +68,7 @@ impl Stage {
             rights.clone(),
             devices,
             clock,
-            address,
+            address.port(),
             &home.tasks,
         );
         mantel_runtime::http::serve(listener, playback.router(), &home.tasks);

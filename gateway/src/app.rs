@@ -5,12 +5,13 @@
 
 use crate::catalog::{self, Catalog, CatalogError};
 use crate::config::Config;
-use crate::devices::{self, Devices, DevicesError, OwnVoice};
+use crate::devices::{self, Devices, DevicesError};
 use crate::exchange::{self, Exchange, ExchangeOptions, StartError};
 use crate::library::{self, Library, LibraryError, LibraryOptions};
 use crate::link::identity::IdentityError;
 use crate::link::{self, Identity, Link};
 use crate::playback::Playback;
+use crate::recording::Recordings;
 use crate::rights::{self, Rights, RightsError};
 use crate::web::{self, WebState};
 use mantel_runtime::clock::Clock;
@@ -182,11 +183,8 @@ async fn start_parts(
     .await?;
     let rights = Rights::open(db.clone(), link.clone(), library.clone()).await?;
     let catalog = Catalog::open(db.clone(), link.clone(), library.clone()).await?;
-    let own = OwnVoice::new(link.device(), web_at.port());
     let devices = Devices::start(
         &config.devices,
-        &own,
-        &link,
         db.clone(),
         library.clone(),
         clock.clone(),
@@ -213,7 +211,14 @@ async fn start_parts(
         rights.clone(),
         devices.clone(),
         clock.clone(),
-        web_at.port(),
+        web_at,
+        tasks,
+    );
+    let recordings = Recordings::new(
+        config.recording.clone(),
+        library.clone(),
+        devices.clone(),
+        clock.clone(),
         tasks,
     );
     let state = WebState {
@@ -229,6 +234,7 @@ async fn start_parts(
         catalog,
         exchange,
         playback: playback.clone(),
+        recordings,
     };
     let router = web::router(state.clone()).merge(playback.router());
     http::serve(web_listener, router, tasks);

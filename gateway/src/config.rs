@@ -1,6 +1,7 @@
 //! The gateway's configuration: a tree of each module's part. `gateway.toml` is the commented default, key by key.
 
 use crate::devices::DevicesConfig;
+use crate::recording::RecordingConfig;
 use serde::Deserialize;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ pub struct Config {
     pub library: LibraryConfig,
     /// Peripherals.
     pub devices: DevicesConfig,
+    /// Recording from a line-in.
+    pub recording: RecordingConfig,
 }
 
 impl Default for Config {
@@ -37,6 +40,7 @@ impl Default for Config {
             exchange: ExchangeConfig::default(),
             library: LibraryConfig::default(),
             devices: DevicesConfig::default(),
+            recording: RecordingConfig::default(),
         }
     }
 }
@@ -132,6 +136,9 @@ mod tests {
             "[devices]",
             "[devices.cables]",
             "disc_images",
+            "loudspeakers",
+            "line_ins",
+            "[recording]",
         ] {
             assert!(text.contains(key), "{key} is not in gateway.toml");
         }

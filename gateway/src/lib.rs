@@ -8,5 +8,6 @@ pub mod exchange;
 pub mod library;
 pub mod link;
 pub mod playback;
+pub mod recording;
 pub mod rights;
 pub mod web;

@@ -4,8 +4,10 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use mantel_gateway::app;
 use mantel_gateway::config::Config;
+use mantel_gateway::library::DECODE_COMMAND;
 use mantel_peripherals::Device;
 use mantel_peripherals::capture::{self, Titles};
+use mantel_peripherals::decode::worker;
 use mantel_peripherals::discovery::{Discovery, DiscoveryConfig, Loopback};
 use mantel_runtime::{config, lifecycle, logging};
 use std::net::SocketAddr;
@@ -60,6 +62,16 @@ const LOOK: Duration = Duration::from_secs(12);
 const USUAL_CONFIG: &str = "/etc/mantel/gateway.toml";
 
 fn main() -> ExitCode {
+    // The worker in the sandbox: knows no configuration and starts nothing.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == DECODE_COMMAND)
+    {
+        return match worker::serve(std::io::stdin(), std::io::stdout()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -8,13 +8,13 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::alsa::SoundPort;
+use crate::alsa::{LineIn, SoundPort};
 use crate::disc::{Disc, DiscAccess, Medium};
 use crate::onvif::OnvifAccess;
 use crate::storage::{Storage, StorageAccess};
 use crate::upnp::{MediaServer, RendererAccess, ServerAccess};
 use crate::v4l2::V4l2Access;
-use crate::{MediaSource, Renderer};
+use crate::{MediaSource, Recorder, Renderer};
 
 /// Longest name, maker or model kept from a device, in characters. The rest is cut off.
 pub const MAX_LABEL_CHARS: usize = 120;
@@ -257,16 +257,13 @@ impl Access {
     pub fn capabilities(&self) -> BTreeSet<Capability> {
         let (list, render) = match self {
             Self::UpnpServer(_) => (true, false),
-            Self::UpnpRenderer(_) => (false, true),
+            Self::UpnpRenderer(_) | Self::AlsaOut(_) => (false, true),
             Self::UpnpBoth(..) => (true, true),
             Self::Storage(access) => (!access.volumes.is_empty(), false),
             Self::Disc(access) => (access.medium == Medium::Audio, false),
-            Self::Onvif(_)
-            | Self::V4l2(_)
-            | Self::AlsaOut(_)
-            | Self::AlsaIn(_)
-            | Self::DnsSd { .. }
-            | Self::None => (false, false),
+            Self::Onvif(_) | Self::V4l2(_) | Self::AlsaIn(_) | Self::DnsSd { .. } | Self::None => {
+                (false, false)
+            }
         };
         let mut set = BTreeSet::new();
         if list {
@@ -274,6 +271,9 @@ impl Access {
         }
         if render {
             set.insert(Capability::Render);
+        }
+        if matches!(self, Self::AlsaIn(_)) {
+            set.insert(Capability::Capture);
         }
         set
     }
@@ -338,29 +338,6 @@ impl Device {
         self.aliases.contains(key)
     }
 
-    /// Further keys, by which a stored decision finds a device that changed all its names: its serial number with maker
-    /// and model, and its hardware address with its class (an extender may lend one address to several devices). They
-    /// are weaker than [`Device::aliases`]: two devices may have one.
-    pub fn marks(&self) -> BTreeSet<DeviceKey> {
-        let lower = |text: &Option<String>| text.as_deref().unwrap_or_default().to_lowercase();
-        let serial = self
-            .serial
-            .as_deref()
-            .filter(|serial| crate::registry::is_serial(serial))
-            .map(|serial| {
-                let (maker, model) = (lower(&self.maker), lower(&self.model));
-                format!("serial:{maker}|{model}|{}", serial.to_lowercase())
-            });
-        let mac = self
-            .mac
-            .map(|mac| format!("mac:{mac} {}", self.class.label()));
-        [serial, mac]
-            .into_iter()
-            .flatten()
-            .filter_map(|text| DeviceKey::new(&text))
-            .collect()
-    }
-
     /// The device as a source of media, if it is one: parts that answer first.
     pub fn media_source(&self) -> Option<MediaSource> {
         self.parts_online_first()
@@ -386,13 +363,17 @@ impl Device {
             })
     }
 
-    /// The device as a player, if it is one: parts that answer first.
+    /// The device as a player on the network, if it is one: parts that answer first. This machine's own loudspeakers:
+    /// [`Device::loudspeaker`].
     pub fn renderer(&self) -> Option<Renderer> {
         self.parts_online_first()
             .find_map(|part| match &part.access {
-                Access::UpnpRenderer(access) | Access::UpnpBoth(_, access) => Some(Renderer::Upnp(
-                    crate::upnp::MediaRenderer::new(part.name.clone(), access.clone()),
-                )),
+                Access::UpnpRenderer(access) | Access::UpnpBoth(_, access) => {
+                    Some(Renderer::Upnp(Box::new(crate::upnp::MediaRenderer::new(
+                        part.name.clone(),
+                        access.clone(),
+                    ))))
+                }
                 Access::UpnpServer(_)
                 | Access::Storage(_)
                 | Access::Disc(_)
@@ -402,6 +383,27 @@ impl Device {
                 | Access::AlsaIn(_)
                 | Access::DnsSd { .. }
                 | Access::None => None,
+            })
+    }
+
+    /// The device as a loudspeaker of this machine, if it is one: its player belongs to
+    /// [`Speakers`](crate::alsa::Speakers), which makes a [`Renderer`] of it.
+    pub fn loudspeaker(&self) -> Option<&SoundPort> {
+        self.parts_online_first()
+            .find_map(|part| match &part.access {
+                Access::AlsaOut(port) => Some(port),
+                _ => None,
+            })
+    }
+
+    /// The device as something to record from, if it is that: parts that answer first.
+    pub fn recorder(&self) -> Option<Recorder> {
+        self.parts_online_first()
+            .find_map(|part| match &part.access {
+                Access::AlsaIn(port) => {
+                    Some(Recorder::Alsa(LineIn::new(self.name.clone(), port.clone())))
+                }
+                _ => None,
             })
     }
 

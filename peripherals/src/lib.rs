@@ -44,6 +44,7 @@
 pub mod alsa;
 pub mod capture;
 pub mod changes;
+pub mod decode;
 pub mod device;
 pub mod disc;
 pub mod discovery;
@@ -53,6 +54,7 @@ pub mod live;
 pub mod media;
 pub mod neighbours;
 pub mod onvif;
+pub mod recorder;
 pub mod registry;
 pub mod storage;
 pub mod upnp;
@@ -69,6 +71,7 @@ pub use device::{
     Access, Capability, Device, DeviceClass, DeviceKey, DeviceState, MacAddress, Part,
 };
 pub use media::{MediaSource, Renderer};
+pub use recorder::Recorder;
 pub use walk::{Walk, WalkSummary};
 
 /// How this gateway names itself to devices (UPnP Device Architecture 2.0 §1.3.2: OS, UPnP version, product).

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 
+use crate::alsa::Speaker;
 use crate::changes::Changes;
 use crate::disc::Disc;
 use crate::storage::Storage;
@@ -615,7 +616,9 @@ pub enum RenderError {
 #[derive(Clone, Debug)]
 pub enum Renderer {
     /// A UPnP AV MediaRenderer.
-    Upnp(MediaRenderer),
+    Upnp(Box<MediaRenderer>),
+    /// A loudspeaker of this machine.
+    Alsa(Speaker),
 }
 
 impl Renderer {
@@ -623,6 +626,7 @@ impl Renderer {
     pub fn name(&self) -> &str {
         match self {
             Self::Upnp(renderer) => renderer.name(),
+            Self::Alsa(speaker) => speaker.name(),
         }
     }
 
@@ -631,6 +635,7 @@ impl Renderer {
     pub fn formats(&self) -> &[String] {
         match self {
             Self::Upnp(renderer) => renderer.formats(),
+            Self::Alsa(speaker) => speaker.formats(),
         }
     }
 
@@ -638,6 +643,7 @@ impl Renderer {
     pub async fn load(&self, what: &PlayRequest) -> Result<(), RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.load(what).await,
+            Self::Alsa(speaker) => speaker.load(what).await,
         }
     }
 
@@ -645,6 +651,7 @@ impl Renderer {
     pub fn changes(&self) -> Changes {
         match self {
             Self::Upnp(renderer) => renderer.changes(),
+            Self::Alsa(speaker) => speaker.changes(),
         }
     }
 
@@ -655,6 +662,7 @@ impl Renderer {
     pub async fn load_next(&self, what: &PlayRequest) -> Result<(), RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.load_next(what).await,
+            Self::Alsa(speaker) => speaker.load_next(what).await,
         }
     }
 
@@ -662,6 +670,7 @@ impl Renderer {
     pub async fn play(&self) -> Result<(), RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.play().await,
+            Self::Alsa(speaker) => speaker.play().await,
         }
     }
 
@@ -669,6 +678,7 @@ impl Renderer {
     pub async fn pause(&self) -> Result<(), RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.pause().await,
+            Self::Alsa(speaker) => speaker.pause().await,
         }
     }
 
@@ -676,6 +686,7 @@ impl Renderer {
     pub async fn stop(&self) -> Result<(), RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.stop().await,
+            Self::Alsa(speaker) => speaker.stop().await,
         }
     }
 
@@ -683,6 +694,7 @@ impl Renderer {
     pub async fn seek(&self, position: Duration) -> Result<(), RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.seek(position).await,
+            Self::Alsa(speaker) => speaker.seek(position).await,
         }
     }
 
@@ -690,6 +702,7 @@ impl Renderer {
     pub async fn status(&self) -> Result<PlaybackStatus, RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.status().await,
+            Self::Alsa(speaker) => speaker.status().await,
         }
     }
 
@@ -697,6 +710,7 @@ impl Renderer {
     pub async fn volume(&self) -> Result<Volume, RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.volume().await,
+            Self::Alsa(speaker) => speaker.volume().await,
         }
     }
 
@@ -704,6 +718,7 @@ impl Renderer {
     pub async fn set_volume(&self, volume: Volume) -> Result<(), RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.set_volume(volume).await,
+            Self::Alsa(speaker) => speaker.set_volume(volume).await,
         }
     }
 
@@ -711,6 +726,7 @@ impl Renderer {
     pub async fn mute(&self) -> Result<Mute, RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.mute().await,
+            Self::Alsa(speaker) => speaker.mute().await,
         }
     }
 
@@ -718,6 +734,7 @@ impl Renderer {
     pub async fn set_mute(&self, mute: Mute) -> Result<(), RenderError> {
         match self {
             Self::Upnp(renderer) => renderer.set_mute(mute).await,
+            Self::Alsa(speaker) => speaker.set_mute(mute).await,
         }
     }
 }

@@ -21,7 +21,7 @@ const GATEWAY: &[&[&str]] = &[
     &["web"],
     &["playback"],
     &["exchange"],
-    &["rights", "catalog"],
+    &["rights", "catalog", "recording"],
     &["library", "devices", "link"],
 ];
 

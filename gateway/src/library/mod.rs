@@ -34,10 +34,11 @@ pub use partial::{BATCH_BYTES, PartialBlob};
 pub use plain::{MAX_PLAIN_READ, PlainError, PlainReader};
 pub use progress::{ImportPhase, ImportProgress};
 pub use resumable::{KEEP_UPLOADS, UploadError, UploadId, UploadState};
-pub use sandbox::MediaTools;
+pub use sandbox::{DECODE_COMMAND, MediaTools};
 pub use source::{ImportSource, SourceError, SourceStream};
 
 use keys::StoreKey;
+use mantel_peripherals::decode::Decoder;
 use mantel_protocol::blob::BlobId;
 use mantel_protocol::ids::{HomeId, TitleId};
 use mantel_protocol::key::DeviceId;
@@ -191,6 +192,8 @@ pub struct LibraryOptions {
     pub max_import_bytes: u64,
     /// The program that makes the sandbox.
     pub bubblewrap: PathBuf,
+    /// The program that decodes sound in it when called with [`DECODE_COMMAND`]; `None`: the running one.
+    pub decoder: Option<PathBuf>,
 }
 
 impl LibraryOptions {
@@ -201,6 +204,7 @@ impl LibraryOptions {
             min_free_bytes: 256 << 20,
             max_import_bytes: 256 << 30,
             bubblewrap: "bwrap".into(),
+            decoder: None,
         }
     }
 }
@@ -542,6 +546,12 @@ impl Library {
             return Ok(None);
         };
         Ok(Some(PlainReader::open(reader, &key).await?))
+    }
+
+    /// Decodes sound, in the sandbox.
+    pub fn decoder(&self) -> Decoder {
+        let options = &self.inner.options;
+        sandbox::decoder(&options.bubblewrap, options.decoder.clone())
     }
 
     /// The blob store.

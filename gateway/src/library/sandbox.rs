@@ -7,6 +7,7 @@
 //! Where the sandbox cannot be set up, nothing is run: titles are imported with what the device said.
 
 use super::plain::InMemory;
+use mantel_peripherals::decode::{Decoder, Worker};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -32,6 +33,15 @@ const MAX_OUTPUT_BYTES: u64 = 512 * 1024;
 const MAX_COMPLAINT_BYTES: u64 = 2 * 1024;
 /// Runs at the same time.
 const RUNS_AT_ONCE: usize = 2;
+
+/// The argument that makes this program a decoding worker.
+pub const DECODE_COMMAND: &str = "decode-audio";
+/// Where this program is inside the sandbox.
+const OWN_PROGRAM: &str = "/tmp/decode";
+/// Processor seconds of one decoding worker: the longest film's sound takes minutes.
+const DECODE_CPU_SECONDS: u32 = 3600;
+/// Wall-clock seconds after which a decoding worker ends: a title may be paused for a day.
+const DECODE_ORPHAN_SECONDS: &str = "172800";
 
 /// Demuxers that may be tried: what cameras, recorders and phones write. Playlists and scripts are not among them.
 const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mp3,aac,flac,ogg,wav,w64,aiff,asf,avi,flv,mpeg,mpegts,\
@@ -238,14 +248,26 @@ impl Sandbox {
 
 fn command(bubblewrap: &Path, operation: Operation) -> Command {
     let (program, arguments) = operation.program_and_arguments();
+    let mut command = enclosed(bubblewrap, CPU_SECONDS, ORPHAN_SECONDS, None);
+    command.arg("--").arg(program).args(arguments);
+    command
+}
+
+/// The sandbox up to the program's name. `own`: a program from elsewhere than `/usr`, shown as [`OWN_PROGRAM`].
+fn enclosed(
+    bubblewrap: &Path,
+    cpu_seconds: u32,
+    orphan_seconds: &str,
+    own: Option<&Path>,
+) -> Command {
     // Bubblewrap's own death signal leaves a child waiting for ever when the parent dies while it starts; a group of
     // its own with a time limit ends that too.
     let mut command = Command::new("timeout");
     command
-        .args(["-s", "KILL", ORPHAN_SECONDS, "prlimit"])
+        .args(["-s", "KILL", orphan_seconds, "prlimit"])
         .process_group(0);
     command.args([
-        format!("--cpu={CPU_SECONDS}"),
+        format!("--cpu={cpu_seconds}"),
         format!("--as={MEMORY_BYTES}"),
         format!("--fsize={FILE_BYTES}"),
         format!("--nofile={OPEN_FILES}"),
@@ -274,8 +296,44 @@ fn command(bubblewrap: &Path, operation: Operation) -> Command {
         "/tmp",
         "--clearenv",
     ]);
-    command.arg("--").arg(program).args(arguments);
+    if let Some(own) = own {
+        command.arg("--ro-bind").arg(own).arg(OWN_PROGRAM);
+    }
     command
+}
+
+/// A decoder of sound: each file has a worker of its own, this program's `decode-audio` in the sandbox.
+pub(crate) fn decoder(bubblewrap: &Path, program: Option<PathBuf>) -> Decoder {
+    let bubblewrap = bubblewrap.to_owned();
+    Decoder::new(move || {
+        let program = match &program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe()?,
+        };
+        let mut command = enclosed(
+            &bubblewrap,
+            DECODE_CPU_SECONDS,
+            DECODE_ORPHAN_SECONDS,
+            Some(&program),
+        );
+        let mut child = command
+            .args(["--", OWN_PROGRAM, DECODE_COMMAND])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(std::io::Error::other("no pipes"));
+        };
+        // Not waited for while this lives, so the group's number stays its own; the group goes first.
+        let guard = (Group(child.id()), child);
+        Ok(Worker {
+            input: Box::new(input),
+            output: Box::new(output),
+            guard: Box::new(guard),
+        })
+    })
 }
 
 /// The processes of one run; killed together unless they were waited for.

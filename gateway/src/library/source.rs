@@ -4,6 +4,7 @@ use super::probe::{Facts, local_time};
 use super::store::Imported;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use mantel_peripherals::MediaSource;
 use mantel_peripherals::media::{self as peripheral, Item, Resource};
 use mantel_protocol::manifest::{MAX_NAME_CHARS, MediaKind};
@@ -107,6 +108,29 @@ impl ImportSource {
             name: clean_name(file_stem(name)),
             size,
             told: bare(MediaKind::of_mime(&mime), mime),
+            bytes: ImportBytes::Stream(bytes.map_err(Into::into).boxed()),
+        }
+    }
+
+    /// A track recorded from `device` (key and name), as FLAC; `duration_ms` where it is known beforehand.
+    pub fn recording<E: Into<SourceError> + 'static>(
+        device: (&str, &str),
+        name: &str,
+        recorded: Timestamp,
+        duration_ms: Option<u64>,
+        bytes: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+    ) -> Self {
+        Self {
+            device_key: device.0.to_owned(),
+            device: device.1.to_owned(),
+            remote_id: None,
+            name: clean_name(name),
+            size: None,
+            told: Facts {
+                duration_ms,
+                recorded: Some(recorded),
+                ..bare(MediaKind::Audio, "audio/flac".to_owned())
+            },
             bytes: ImportBytes::Stream(bytes.map_err(Into::into).boxed()),
         }
     }

@@ -4,7 +4,7 @@
 use super::queue::{Place, Queue, Waiting};
 use super::session::{Addresses, Session};
 use super::task::{Prepared, Task};
-use super::{MediaUrl, Playback, PlaybackError, PlayingOn};
+use super::{Inner, MediaUrl, Playback, PlaybackError, PlayingOn};
 use crate::devices::Player;
 use mantel_peripherals::media::{
     self as peripheral, Mute, PlayRequest, RenderError, TransportState, Volume,
@@ -12,7 +12,7 @@ use mantel_peripherals::media::{
 use mantel_protocol::ids::TitleId;
 use mantel_protocol::manifest::MediaKind;
 use mantel_runtime::logging::chain;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -113,11 +113,18 @@ impl Playback {
         let inner = &self.inner;
         let found = self.playable(title).await?;
         let asset = found.main_asset().ok_or(PlaybackError::NotReady)?.clone();
-        let own = own_address(&player.addresses).ok_or_else(|| PlaybackError::NoRoute {
-            device: player.name.clone(),
-        })?;
+        let own = inner
+            .own_address(&player.addresses)
+            .ok_or_else(|| PlaybackError::NoRoute {
+                device: player.name.clone(),
+            })?;
         let now = inner.clock.monotonic();
-        let addresses = Addresses::Only(player.addresses.clone());
+        // A loudspeaker of this machine fetches over this machine's own address.
+        let addresses = Addresses::Only(if player.addresses.is_empty() {
+            vec![own]
+        } else {
+            player.addresses.clone()
+        });
         let token = inner
             .sessions
             .add(Session::new(&found, &asset, addresses, now), now);
@@ -125,7 +132,7 @@ impl Playback {
         let request = PlayRequest {
             url: format!(
                 "http://{}{}",
-                SocketAddr::new(own, inner.web_port),
+                SocketAddr::new(own, inner.web.port()),
                 url.path
             ),
             title: found.name.clone(),
@@ -334,6 +341,22 @@ impl Playback {
             .await
             .map_err(|_| PlaybackError::NotPlaying)?;
         answer.await.map_err(|_| PlaybackError::NotPlaying)?
+    }
+}
+
+impl Inner {
+    /// This gateway's address as the player sees it: a device on a cable sees the loopback interface, or the only
+    /// address that the pages are served at.
+    fn own_address(&self, addresses: &[IpAddr]) -> Option<IpAddr> {
+        if !addresses.is_empty() {
+            return own_address(addresses);
+        }
+        let served = self.web.ip();
+        Some(if served.is_unspecified() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            served
+        })
     }
 }
 

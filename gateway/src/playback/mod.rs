@@ -32,7 +32,7 @@ use mantel_runtime::tasks::Tasks;
 use queue::Queue;
 use session::{Addresses, Session, Sessions};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -144,7 +144,7 @@ struct Inner {
     rights: Rights,
     devices: Devices,
     clock: Clock,
-    web_port: u16,
+    web: SocketAddr,
     tasks: Tasks,
     sessions: Sessions,
     commands: Mutex<HashMap<String, Commands>>,
@@ -154,13 +154,14 @@ struct Inner {
 }
 
 impl Playback {
-    /// Playback of `library` under `rights`. `web_port`: the household HTTP port, where renderers fetch.
+    /// Playback of `library` under `rights`. `web`: the household HTTP address, where renderers
+    /// fetch.
     pub fn new(
         library: Library,
         rights: Rights,
         devices: Devices,
         clock: Clock,
-        web_port: u16,
+        web: SocketAddr,
         tasks: &Tasks,
     ) -> Self {
         let inner = Inner {
@@ -168,7 +169,7 @@ impl Playback {
             rights,
             devices,
             clock,
-            web_port,
+            web,
             tasks: tasks.child(),
             sessions: Sessions::default(),
             commands: Mutex::default(),

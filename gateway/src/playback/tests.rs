@@ -68,7 +68,7 @@ impl Stage {
             rights.clone(),
             devices,
             clock,
-            address.port(),
+            address,
             &home.tasks,
         );
         mantel_runtime::http::serve(listener, playback.router(), &home.tasks);

@@ -8,11 +8,10 @@ use super::home::After;
 use super::live::Follow;
 use super::respond::{Done, Page, Posted, Refusal, page};
 use super::shell::{Icon, Nav, Shell, escape_query};
-use super::view::{DeviceCard, PlayingCard, class_word};
+use super::view::{DeviceCard, PlayingCard};
 use crate::devices::{DeviceImport, DeviceImportState};
 use askama::Template;
 use axum::extract::{Path, Query, State};
-use mantel_peripherals::DeviceClass;
 use mantel_peripherals::media::{Entry, Item, MediaKind};
 use serde::Deserialize;
 use std::fmt::Write as _;
@@ -26,34 +25,7 @@ struct DevicesPage {
     new: Vec<DeviceCard>,
     admitted: Vec<DeviceCard>,
     ignored: Vec<DeviceCard>,
-    gateways: Vec<DeviceCard>,
     imports: Vec<Walk>,
-    undo: Option<String>,
-}
-
-/// What a household may say a device is.
-const CLASSES: [DeviceClass; 9] = [
-    DeviceClass::Camcorder,
-    DeviceClass::Camera,
-    DeviceClass::Television,
-    DeviceClass::Jukebox,
-    DeviceClass::MediaServer,
-    DeviceClass::Speaker,
-    DeviceClass::Computer,
-    DeviceClass::Phone,
-    DeviceClass::Other,
-];
-
-/// The latest decision in words, for the button that takes it back.
-fn undo_words(site: &Site) -> Option<String> {
-    let last = site.state.devices.last_decision()?;
-    let ago = format::ago(last.at, site.state.clock.now());
-    Some(match last.what.as_str() {
-        "admitted" => format!("“{}” was let in {ago}.", last.name),
-        "ignored" => format!("“{}” is ignored since {ago}.", last.name),
-        "renamed" => format!("“{}” was given another name {ago}.", last.name),
-        _ => format!("“{}” was said to be something else {ago}.", last.name),
-    })
 }
 
 /// An import of a whole device.
@@ -114,18 +86,14 @@ fn walks(site: &Site) -> Vec<Walk> {
 pub async fn list(State(site): State<Arc<Site>>, Query(after): Query<After>) -> Page {
     let follow = Follow::new(&site, "devices imports");
     let now = site.state.clock.now();
-    let homes = site.state.exchange.homes().borrow().clone();
     let cards: Vec<DeviceCard> = site
         .state
         .devices
         .snapshot()
         .borrow()
         .iter()
-        .map(|row| DeviceCard::of(row, now).among(&homes))
+        .map(|row| DeviceCard::of(row, now))
         .collect();
-    let (gateways, cards): (Vec<_>, Vec<_>) = cards
-        .into_iter()
-        .partition(|card| card.gateway.is_some() && card.standing != "ignored");
     let (ignored, rest): (Vec<_>, Vec<_>) = cards
         .into_iter()
         .partition(|card| card.standing == "ignored");
@@ -136,9 +104,7 @@ pub async fn list(State(site): State<Arc<Site>>, Query(after): Query<After>) -> 
         new,
         admitted,
         ignored,
-        gateways,
         imports: walks(&site),
-        undo: undo_words(&site),
     }))
 }
 
@@ -148,7 +114,6 @@ struct DevicePage {
     follow: Follow,
     shell: Shell,
     device: DeviceCard,
-    classes: Vec<(String, &'static str)>,
     walk: Option<Walk>,
     entries: Vec<EntryRow>,
     object: Option<String>,
@@ -158,6 +123,7 @@ struct DevicePage {
     left_out: u32,
     playing: Option<PlayingCard>,
     news: bool,
+    recording: Option<super::record::Card>,
 }
 
 /// A line of a source's listing.
@@ -234,16 +200,15 @@ pub async fn browse(
     Path(device): Path<String>,
     Query(wanted): Query<Browse>,
 ) -> Page {
-    let follow = Follow::new(&site, "devices imports library playing");
+    let follow = Follow::new(&site, "devices imports library playing recordings");
     let now = site.state.clock.now();
-    let homes = site.state.exchange.homes().borrow().clone();
     let card = {
         let devices = site.state.devices.snapshot();
         let devices = devices.borrow();
         devices
             .iter()
             .find(|row| row.id == device)
-            .map(|row| DeviceCard::of(row, now).among(&homes))
+            .map(|row| DeviceCard::of(row, now))
     };
     let card = card.ok_or_else(|| Refusal::missing("device").back("/devices"))?;
     let number = wanted.page.unwrap_or(0);
@@ -278,11 +243,10 @@ pub async fn browse(
         follow,
         shell: Shell::plain(&site, Nav::Devices).with_notice(wanted.done.as_deref()),
         walk: walks(&site).into_iter().find(|walk| walk.device == device),
+        recording: super::record::cards(&site)
+            .into_iter()
+            .find(|card| card.device == device),
         device: card,
-        classes: CLASSES
-            .iter()
-            .map(|class| (class_word(*class), class.label()))
-            .collect(),
         entries,
         object: wanted.object,
         previous: number.checked_sub(1),
@@ -352,40 +316,6 @@ pub async fn rename(
         "/devices/{}?done=renamed",
         escape_query(&device)
     )))
-}
-
-/// `POST /devices/{device}/class`
-pub async fn set_class(
-    State(site): State<Arc<Site>>,
-    Path(device): Path<String>,
-    fields: Fields,
-) -> Posted {
-    let wanted = fields.text("class");
-    let class = CLASSES
-        .into_iter()
-        .find(|class| class_word(*class) == wanted);
-    if class.is_none() && !wanted.is_empty() {
-        let path = format!("/devices/{}", escape_query(&device));
-        return Err(
-            Refusal::field("This is not a kind of device that the gateway knows.").back(path),
-        );
-    }
-    site.state
-        .devices
-        .set_class(&device, class)
-        .await
-        .map_err(refused(&device))?;
-    Ok(Done::to(format!(
-        "/devices/{}?done=class",
-        escape_query(&device)
-    )))
-}
-
-/// `POST /devices/undo`
-pub async fn undo(State(site): State<Arc<Site>>) -> Posted {
-    let undone = site.state.devices.undo().await;
-    let name = undone.map_err(|error| Refusal::from_part(&error).back("/devices"))?;
-    Ok(Done::to("/devices?done=undone").fact("name", name))
 }
 
 /// `POST /devices/{device}/import`

@@ -52,6 +52,7 @@ async fn tell(site: &Site, send: mpsc::Sender<Result<Event, Infallible>>) {
     let (mut devices, mut walks) = (state.devices.snapshot(), state.devices.imports());
     let mut fresh = state.devices.news();
     let (mut playing, mut link) = (state.playback.sessions(), state.link.status());
+    let mut recordings = state.recordings.rows();
     loop {
         for area in AREAS {
             let text = serde_json::to_string(&news(site, area)).expect("news is plain data");
@@ -83,6 +84,7 @@ async fn tell(site: &Site, send: mpsc::Sender<Result<Event, Infallible>>) {
             alive = next(&mut fresh) => alive,
             alive = next(&mut playing) => alive,
             alive = next(&mut link) => alive,
+            alive = next(&mut recordings) => alive,
         };
         if !alive {
             return;

@@ -7,8 +7,16 @@ use serde::Serialize;
 use std::fmt::Write as _;
 
 /// The areas, as the event stream names them.
-pub const AREAS: [&str; 8] = [
-    "orders", "playing", "imports", "library", "listings", "devices", "homes", "link",
+pub const AREAS: [&str; 9] = [
+    "orders",
+    "playing",
+    "imports",
+    "library",
+    "listings",
+    "devices",
+    "homes",
+    "link",
+    "recordings",
 ];
 
 /// What is told of one area.
@@ -148,10 +156,23 @@ pub fn news(site: &Site, area: &str) -> News {
                 let times = news.get(&row.id).map_or(0, |news| news.times);
                 let standing = view::standing_word(row.standing);
                 format!(
-                    "{} {} {:?} {standing} {times} {:?} {:?} {:?}",
-                    row.id, row.name, row.class, row.state, row.problem, row.capabilities
+                    "{} {} {standing} {times} {:?} {:?} {:?}",
+                    row.id, row.name, row.state, row.problem, row.capabilities
                 )
             }))
+        }
+        "recordings" => {
+            let parts = super::record::cards(site).into_iter().map(|card| {
+                let part = card.version();
+                items.push(Item {
+                    id: card.device,
+                    percent: Some(card.level),
+                    at_s: None,
+                    text: card.words,
+                });
+                part
+            });
+            version(parts.collect::<Vec<_>>())
         }
         "homes" => {
             let homes = state.exchange.homes();

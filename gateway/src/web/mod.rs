@@ -22,6 +22,7 @@ mod login;
 mod orders;
 mod pair;
 mod play;
+mod record;
 mod respond;
 mod resumable;
 mod session;
@@ -42,6 +43,7 @@ use crate::exchange::Exchange;
 use crate::library::Library;
 use crate::link::Link;
 use crate::playback::Playback;
+use crate::recording::Recordings;
 use crate::rights::Rights;
 use attempts::Attempts;
 use axum::Router;
@@ -93,6 +95,8 @@ pub struct WebState {
     pub exchange: Exchange,
     /// Players.
     pub playback: Playback,
+    /// Recordings from line-ins.
+    pub recordings: Recordings,
 }
 
 /// The pages' own state around [`WebState`].
@@ -170,19 +174,18 @@ fn household() -> Router<Arc<Site>> {
         .route("/logout", post(login::log_out))
         .route("/devices", get(devices::list))
         .route("/devices/search", post(devices::search))
-        .route("/devices/undo", post(devices::undo))
         .route("/devices/{device}", get(devices::browse))
         .route("/devices/{device}/admit", post(devices::admit))
         .route("/devices/{device}/ignore", post(devices::ignore))
         .route("/devices/{device}/rename", post(devices::rename))
         .route("/devices/{device}/eject", post(devices::eject))
-        .route("/devices/{device}/class", post(devices::set_class))
         .route("/devices/{device}/import", post(devices::import))
         .route(
             "/devices/{device}/import/cancel",
             post(devices::cancel_import),
         )
         .route("/devices/{device}/player", post(play::drive))
+        .route("/devices/{device}/record", post(record::drive))
         .route("/library", get(library::page))
         .route(
             "/library/upload",

@@ -1,10 +1,24 @@
 //! Sound at the gateway itself (F2, F63): loudspeakers and line-ins of its sound cards, by ALSA.
 //!
 //! - `cards`: which there are, and when they come and go.
+//! - `speaker`: loudspeakers as renderers; `player` owns one on a thread, `track` decodes ahead for it.
+//! - `capture`: inputs as live streams.
+//! - `pcm`, `mixer`: the card itself. `mix`: arithmetic on samples.
 
+mod capture;
 pub mod cards;
+pub mod mix;
+pub mod mixer;
+pub mod pcm;
+mod player;
+mod speaker;
+mod track;
 
+pub use capture::LineIn;
 pub use cards::{Ports, SoundCards};
+pub use pcm::SoundError;
+pub use player::Level;
+pub use speaker::{Levels, MAX_PLAYERS, Speaker, Speakers};
 
 /// Longest PCM or mixer name taken, in bytes.
 pub const MAX_PCM_NAME_BYTES: usize = 160;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::alsa::{LineIn, SoundPort};
 use crate::disc::{Disc, DiscAccess, Medium};
 use crate::onvif::OnvifAccess;
+use crate::ptp::{PtpAccess, PtpSource};
 use crate::storage::{Storage, StorageAccess};
 use crate::upnp::{MediaServer, RendererAccess, ServerAccess};
 use crate::v4l2::V4l2Access;
@@ -241,6 +242,8 @@ pub enum Access {
     Storage(StorageAccess),
     /// A drive for discs.
     Disc(DiscAccess),
+    /// A camera, phone or player that speaks PTP or MTP.
+    Ptp(PtpAccess),
     /// A DNS-SD service that no adapter drives yet: shown, not used.
     DnsSd {
         /// The service type without domain, such as `_mpd._tcp`.
@@ -256,7 +259,7 @@ impl Access {
     /// What this gateway can do by this access.
     pub fn capabilities(&self) -> BTreeSet<Capability> {
         let (list, render) = match self {
-            Self::UpnpServer(_) => (true, false),
+            Self::UpnpServer(_) | Self::Ptp(_) => (true, false),
             Self::UpnpRenderer(_) | Self::AlsaOut(_) => (false, true),
             Self::UpnpBoth(..) => (true, true),
             Self::Storage(access) => (!access.volumes.is_empty(), false),
@@ -351,6 +354,10 @@ impl Device {
                 Access::Disc(access) if access.medium == Medium::Audio => Some(MediaSource::Disc(
                     Disc::new(part.name.clone(), access.clone()),
                 )),
+                Access::Ptp(access) => Some(MediaSource::Ptp(PtpSource::new(
+                    part.name.clone(),
+                    access.clone(),
+                ))),
                 Access::UpnpRenderer(_)
                 | Access::Storage(_)
                 | Access::Disc(_)
@@ -377,6 +384,7 @@ impl Device {
                 Access::UpnpServer(_)
                 | Access::Storage(_)
                 | Access::Disc(_)
+                | Access::Ptp(_)
                 | Access::Onvif(_)
                 | Access::V4l2(_)
                 | Access::AlsaOut(_)

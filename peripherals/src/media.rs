@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::alsa::Speaker;
 use crate::changes::Changes;
 use crate::disc::Disc;
+use crate::ptp::PtpSource;
 use crate::storage::Storage;
 use crate::upnp::{MediaRenderer, MediaServer};
 use crate::url::DeviceUrl;
@@ -230,6 +231,14 @@ pub enum ListError {
         /// The device's name.
         device: String,
     },
+    /// It shows no memory: a phone that is locked or only charges, a camera without a card.
+    #[error(
+        "{device} shows no memory. Put in a card, or unlock it and choose file transfer on its screen; then list it again."
+    )]
+    Locked {
+        /// The device's name.
+        device: String,
+    },
     /// There is nothing in it that could be listed.
     #[error(
         "There should be {what} in {device}, but there is none. Put one in, then list it again."
@@ -408,6 +417,8 @@ pub enum MediaSource {
     Storage(Storage),
     /// An audio CD.
     Disc(Disc),
+    /// A camera, phone or player by PTP or MTP.
+    Ptp(PtpSource),
 }
 
 impl MediaSource {
@@ -417,6 +428,7 @@ impl MediaSource {
             Self::Upnp(server) => server.name(),
             Self::Storage(storage) => storage.name(),
             Self::Disc(disc) => disc.name(),
+            Self::Ptp(device) => device.name(),
         }
     }
 
@@ -426,6 +438,7 @@ impl MediaSource {
             Self::Upnp(server) => server.list(container, page).await,
             Self::Storage(storage) => storage.list(container, page).await,
             Self::Disc(disc) => disc.list(container, page).await,
+            Self::Ptp(device) => device.list(container, page).await,
         }
     }
 
@@ -435,6 +448,7 @@ impl MediaSource {
             Self::Upnp(server) => server.item(id).await,
             Self::Storage(storage) => storage.item(id).await,
             Self::Disc(disc) => disc.item(id).await,
+            Self::Ptp(device) => device.item(id).await,
         }
     }
 
@@ -457,7 +471,9 @@ impl MediaSource {
         match self {
             Self::Upnp(server) => server.changes(),
             // They tell nothing; that they come and go, discovery tells.
-            Self::Storage(_) | Self::Disc(_) => Changes::by(|_, _| std::future::ready(())),
+            Self::Storage(_) | Self::Disc(_) | Self::Ptp(_) => {
+                Changes::by(|_, _| std::future::ready(()))
+            }
         }
     }
 
@@ -471,6 +487,7 @@ impl MediaSource {
             Self::Upnp(server) => server.fetch(resource, request).await,
             Self::Storage(storage) => storage.fetch(resource, request).await,
             Self::Disc(disc) => disc.fetch(resource, request).await,
+            Self::Ptp(device) => device.fetch(resource, request).await,
         }
     }
 }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::device::{Access, DeviceClass, DeviceKey, MAX_LABEL_CHARS, clean_label};
 use crate::disc::{DiscAccess, Medium};
+use crate::mtp::MtpAccess;
+use crate::ptp::PtpAccess;
 use crate::registry::Sighting;
 use crate::storage::wire::Mount;
 use crate::storage::{MAX_VOLUMES, StorageAccess, Volume};
@@ -96,6 +98,7 @@ pub fn interpret(things: &[Thing], setting: &Setting<'_>) -> Vec<Sighting> {
     let mut found = storages(things, setting);
     for thing in things {
         found.extend(match thing.subsystem.as_str() {
+            "usb" => picture_transfer(thing),
             "video4linux" => video(thing),
             "block" if is_drive(thing) => drive(thing),
             _ => None,
@@ -283,6 +286,39 @@ fn unescape_udev(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+// ---- cameras, phones, players by MTP and PTP -------------------------------------------------------
+
+/// An interface of the Still Image class (USB Still Image Capture Device Definition 1.0 §4), or one that udev's own
+/// probe found to speak MTP.
+fn picture_transfer(thing: &Thing) -> Option<Sighting> {
+    let usb = thing.usb.as_ref()?;
+    let class = |name, value| thing.attribute(name) == Some(value);
+    let still_image = thing.kind == "usb_interface"
+        && class("bInterfaceClass", "06")
+        && class("bInterfaceSubClass", "01")
+        && class("bInterfaceProtocol", "01");
+    let says_mtp = thing
+        .attribute("interface")
+        .is_some_and(|name| name.to_ascii_uppercase().contains("MTP"));
+    let vendor_mtp = thing.kind == "usb_interface" && class("bInterfaceClass", "ff") && says_mtp;
+    if !still_image && !vendor_mtp {
+        return None;
+    }
+    let class = if thing.property("ID_MEDIA_PLAYER").is_some() {
+        DeviceClass::MusicPlayer
+    } else if says_mtp {
+        DeviceClass::Phone
+    } else {
+        DeviceClass::Camera
+    };
+    let access = Access::Ptp(PtpAccess::Usb(MtpAccess {
+        vendor: u16::from_str_radix(&usb.vendor, 16).ok()?,
+        product: u16::from_str_radix(&usb.product, 16).ok()?,
+        serial: usb.serial.clone(),
+    }));
+    Some(sighting(thing, key(thing, "mtp")?, class, access))
 }
 
 // ---- cameras by Video4Linux ------------------------------------------------------------------------
@@ -508,6 +544,33 @@ mod tests {
             ("ID_CDROM_MEDIA_TRACK_COUNT_AUDIO", "12"),
         ];
         assert_eq!(medium(&audio), Medium::Audio);
+    }
+
+    #[test]
+    fn interfaces_of_one_camera_share_a_stem() {
+        let interface = |class: &str, name: &str| Thing {
+            subsystem: "usb".to_owned(),
+            name: "1-2:1.0".to_owned(),
+            kind: "usb_interface".to_owned(),
+            path: "/sys/usb/1-2:1.0".to_owned(),
+            attributes: map(&[
+                ("bInterfaceClass", class),
+                ("bInterfaceSubClass", "01"),
+                ("bInterfaceProtocol", "01"),
+                ("interface", name),
+            ]),
+            usb: Some(stick()),
+            ..Thing::default()
+        };
+        let found = look(&[interface("06", "")], &[]);
+        assert_eq!(found[0].key.as_str(), "usb:0781:5567:4C530#mtp");
+        assert_eq!(found[0].class, DeviceClass::Camera);
+        assert_eq!(
+            look(&[interface("06", "MTP")], &[])[0].class,
+            DeviceClass::Phone
+        );
+        assert_eq!(look(&[interface("ff", "MTP")], &[]).len(), 1);
+        assert!(look(&[interface("08", "")], &[]).is_empty());
     }
 
     #[test]

@@ -376,8 +376,9 @@ fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Optio
             service,
             [text("deviceid"), text("macaddress"), text("mac")],
         ),
+        access: crate::ptp_ip::access(service, found.get_port(), &addresses)
+            .unwrap_or_else(|| access(service, found.get_port())),
         addresses,
-        access: access(service, found.get_port()),
     })
 }
 

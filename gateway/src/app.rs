@@ -5,7 +5,7 @@
 
 use crate::catalog::{self, Catalog, CatalogError};
 use crate::config::Config;
-use crate::devices::{self, Devices, DevicesError};
+use crate::devices::{self, Devices, DevicesError, OwnVoice};
 use crate::exchange::{self, Exchange, ExchangeOptions, StartError};
 use crate::library::{self, Library, LibraryError, LibraryOptions};
 use crate::link::identity::IdentityError;
@@ -183,8 +183,11 @@ async fn start_parts(
     .await?;
     let rights = Rights::open(db.clone(), link.clone(), library.clone()).await?;
     let catalog = Catalog::open(db.clone(), link.clone(), library.clone()).await?;
+    let own = OwnVoice::new(link.device(), web_at.port());
     let devices = Devices::start(
         &config.devices,
+        &own,
+        &link,
         db.clone(),
         library.clone(),
         clock.clone(),

@@ -341,6 +341,29 @@ impl Device {
         self.aliases.contains(key)
     }
 
+    /// Further keys, by which a stored decision finds a device that changed all its names: its serial number with maker
+    /// and model, and its hardware address with its class (an extender may lend one address to several devices). They
+    /// are weaker than [`Device::aliases`]: two devices may have one.
+    pub fn marks(&self) -> BTreeSet<DeviceKey> {
+        let lower = |text: &Option<String>| text.as_deref().unwrap_or_default().to_lowercase();
+        let serial = self
+            .serial
+            .as_deref()
+            .filter(|serial| crate::registry::is_serial(serial))
+            .map(|serial| {
+                let (maker, model) = (lower(&self.maker), lower(&self.model));
+                format!("serial:{maker}|{model}|{}", serial.to_lowercase())
+            });
+        let mac = self
+            .mac
+            .map(|mac| format!("mac:{mac} {}", self.class.label()));
+        [serial, mac]
+            .into_iter()
+            .flatten()
+            .filter_map(|text| DeviceKey::new(&text))
+            .collect()
+    }
+
     /// The device as a source of media, if it is one: parts that answer first.
     pub fn media_source(&self) -> Option<MediaSource> {
         self.parts_online_first()

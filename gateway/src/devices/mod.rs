@@ -1,23 +1,31 @@
 //! The household's devices (F2, F5): what discovery sees joined with what the household decided, and imports from them.
 //!
-//! - `store`: decisions (admitted, ignored, names). `imports`: whole devices imported in the background. `news`: what
-//!   devices tell since. `cables`: what is plugged in, and "safe to remove".
+//! - `store`: decisions (admitted, ignored, names, classes) and what is remembered of those devices.
+//! - `decide`: deciding and taking it back. `rows`: what is seen joined with what was decided.
+//! - `imports`: whole devices imported in the background. `announce`: this gateway on its own network.
+//! - `news`: what devices tell since. `cables`: what is plugged in, and "safe to remove".
 //! - `levels`: how loud this machine's loudspeakers are.
 //!
 //! A new device is shown and may be looked into; importing from it admits it, since that is a person's decision. An
 //! ignored one stays in the list, is not looked into and plays nothing.
 
+pub mod announce;
 mod cables;
+mod decide;
 mod imports;
 mod levels;
 mod news;
+mod rows;
 mod store;
 
+pub use announce::OwnVoice;
 pub use cables::CablesConfig;
+pub use decide::LastDecision;
 pub use imports::{DeviceImport, DeviceImportState};
 pub use news::{DeviceNews, MAX_FOLLOWED};
 
 use crate::library::{ImportError, ImportSource, Library, LibraryError};
+use crate::link::Link;
 use imports::Imports;
 use jiff::Timestamp;
 use mantel_peripherals::alsa::{Ports, SoundCards, Speakers};
@@ -28,6 +36,7 @@ use mantel_peripherals::{
     Renderer,
 };
 use mantel_protocol::ids::TitleId;
+use mantel_protocol::key::DeviceId;
 use mantel_runtime::clock::Clock;
 use mantel_runtime::db::{Db, DbError, Schema};
 use mantel_runtime::tasks::Tasks;
@@ -38,13 +47,18 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use store::{Decision, Decisions};
-use tokio::sync::{mpsc, watch};
+use std::sync::atomic::AtomicU64;
+use store::Stored;
+use tokio::sync::watch;
 
 /// The table of decisions.
 pub const SCHEMA: Schema = Schema {
     module: "devices",
-    steps: &[include_str!("schema.sql"), include_str!("schema_2.sql")],
+    steps: &[
+        include_str!("schema.sql"),
+        include_str!("schema_2.sql"),
+        include_str!("schema_3.sql"),
+    ],
 };
 
 /// Entries on one page of a listing.
@@ -56,8 +70,12 @@ pub const MAX_NAME_CHARS: usize = 80;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DevicesConfig {
-    /// Only devices seen at addresses of this network interface are listed; none: all interfaces.
+    /// Devices are looked for on this network interface only; none: all interfaces.
     pub interface: Option<String>,
+    /// Whether this gateway announces itself on the home's network, so that other gateways find it.
+    pub announce: bool,
+    /// The host name that it announces, without `.local`; none: one made of its device id.
+    pub host_name: Option<String>,
     /// Also looks on the loopback interface: devices that are programs on this machine.
     pub loopback: bool,
     /// Things on cables.
@@ -72,6 +90,8 @@ impl Default for DevicesConfig {
     fn default() -> Self {
         Self {
             interface: None,
+            announce: true,
+            host_name: None,
             loopback: false,
             cables: CablesConfig::default(),
             loudspeakers: vec![ALL.to_owned()],
@@ -111,8 +131,12 @@ pub struct DeviceRow {
     pub id: String,
     /// The household's name for it, or its own.
     pub name: String,
-    /// What it is.
+    /// What it is: by the household's word, or as it says.
     pub class: DeviceClass,
+    /// Whether the household said what it is.
+    pub class_corrected: bool,
+    /// The id of the gateway that it is, if it is one of another home.
+    pub gateway: Option<DeviceId>,
     /// Its maker, as it says.
     pub maker: Option<String>,
     /// Its model, as it says.
@@ -137,6 +161,7 @@ pub struct DeviceRow {
     pub problem: Option<String>,
     /// Whether it must be let go before it is unplugged ([`Devices::eject`]).
     pub ejects: bool,
+    pub(crate) keys: Arc<rows::Keys>,
 }
 
 /// One page of what a device has.
@@ -154,6 +179,9 @@ pub enum DevicesError {
     /// It was never seen in this run.
     #[error("this device is not in the house now; switch it on and wait until it is listed")]
     NoSuchDevice,
+    /// Nothing was decided yet, or all of it was taken back.
+    #[error("there is no decision about a device to take back; nothing was changed")]
+    NothingToUndo,
     /// The household ignores it.
     #[error("\"{name}\" is ignored by this gateway; admit it first")]
     Ignored {
@@ -236,7 +264,9 @@ struct Inner {
     library: Library,
     seen: watch::Receiver<Snapshot>,
     rows: watch::Sender<Arc<Vec<DeviceRow>>>,
-    decided: mpsc::Sender<Decisions>,
+    stored: watch::Sender<Arc<Stored>>,
+    writes: Arc<AtomicU64>,
+    clock: Clock,
     discovery: Option<Discovery>,
     imports: Imports,
     news: News,
@@ -246,21 +276,23 @@ struct Inner {
 }
 
 impl Devices {
-    /// Starts discovery and follows it.
+    /// Starts discovery and follows it; `own` is never listed.
     pub async fn start(
         config: &DevicesConfig,
+        own: &OwnVoice,
+        link: &Link,
         db: Db,
         library: Library,
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Self, DevicesError> {
-        let _ = clock;
         let loopback = if config.loopback {
             Loopback::Searched
         } else {
             Loopback::Ignored
         };
         let discovery_config = DiscoveryConfig {
+            interface: config.interface.clone(),
             ssdp: SsdpConfig {
                 loopback,
                 ..SsdpConfig::default()
@@ -270,15 +302,13 @@ impl Devices {
                 outputs: ports(&config.loudspeakers),
                 inputs: ports(&config.line_ins),
             },
+            announced: Some(announce::follow(config, own, link, tasks)),
+            ignored: own.keys.clone(),
             ..DiscoveryConfig::default()
         };
         let (seen, discovery) = Discovery::start(discovery_config, tasks.token().clone());
-        let seen = match &config.interface {
-            Some(interface) => on_interface(seen, interface.clone(), tasks),
-            None => seen,
-        };
         let eject_dir = config.cables.eject_dir.clone();
-        Self::follow(seen, Some(discovery), eject_dir, db, library, tasks).await
+        Self::follow(seen, Some(discovery), eject_dir, db, library, clock, tasks).await
     }
 
     /// Follows a list of devices, whoever makes it.
@@ -288,11 +318,14 @@ impl Devices {
         eject_dir: PathBuf,
         db: Db,
         library: Library,
+        clock: Clock,
         tasks: &Tasks,
     ) -> Result<Self, DevicesError> {
-        let decisions = db.read(|db| Ok::<_, DbError>(store::all(db)?)).await?;
-        let rows = watch::Sender::new(Arc::new(join(&seen.borrow().clone(), &decisions)));
-        let (decided, new_decisions) = mpsc::channel(16);
+        let stored = db
+            .read(|db| Ok::<_, DbError>(store::everything(db)?))
+            .await?;
+        let rows = rows::join(&seen.borrow().clone(), &stored);
+        let rows = watch::Sender::new(Arc::new(rows));
         let news = News::new();
         let imports = Imports::new(news.clone());
         tasks.spawn(
@@ -303,9 +336,11 @@ impl Devices {
         let inner = Inner {
             db,
             library,
-            seen: seen.clone(),
-            rows: rows.clone(),
-            decided,
+            seen,
+            rows,
+            stored: watch::Sender::new(Arc::new(stored)),
+            writes: Arc::default(),
+            clock,
             discovery,
             imports,
             news,
@@ -313,10 +348,11 @@ impl Devices {
             tasks: tasks.child(),
             eject_dir,
         };
-        tasks.spawn("devices", publish(seen, decisions, new_decisions, rows));
-        Ok(Self {
+        let devices = Self {
             inner: Arc::new(inner),
-        })
+        };
+        tasks.spawn("devices", rows::publish(devices.clone()));
+        Ok(devices)
     }
 
     /// All devices, in the order in which discovery names them.
@@ -324,65 +360,17 @@ impl Devices {
         self.inner.rows.subscribe()
     }
 
+    /// How many addresses announce more than is listened to, or invent devices.
+    pub fn noisy(&self) -> usize {
+        let discovery = self.inner.discovery.as_ref();
+        discovery.map_or(0, |discovery| *discovery.noisy().borrow())
+    }
+
     /// Searches the network now.
     pub fn search_now(&self) {
         if let Some(discovery) = &self.inner.discovery {
             discovery.search_now();
         }
-    }
-
-    /// Uses a device from now on.
-    pub async fn admit(&self, id: &str) -> Result<(), DevicesError> {
-        self.decide(id, |decision| decision.standing = DeviceStanding::Admitted)
-            .await
-    }
-
-    /// Ignores a device from now on; an import from it is stopped.
-    pub async fn ignore(&self, id: &str) -> Result<(), DevicesError> {
-        self.decide(id, |decision| decision.standing = DeviceStanding::Ignored)
-            .await?;
-        self.cancel_import(id);
-        Ok(())
-    }
-
-    /// Gives a device the household's name; an empty one gives it its own name back.
-    pub async fn rename(&self, id: &str, name: &str) -> Result<(), DevicesError> {
-        let words: Vec<&str> = name
-            .split(|c: char| c.is_whitespace() || c.is_control())
-            .filter(|w| !w.is_empty())
-            .collect();
-        let name: String = words.join(" ").chars().take(MAX_NAME_CHARS).collect();
-        self.decide(id, |decision| {
-            decision.name = (!name.is_empty()).then_some(name);
-        })
-        .await
-    }
-
-    async fn decide(
-        &self,
-        id: &str,
-        change: impl FnOnce(&mut Decision) + Send + 'static,
-    ) -> Result<(), DevicesError> {
-        let device = self.device(id)?;
-        let keys: Vec<String> = device
-            .aliases
-            .iter()
-            .map(|key| key.as_str().to_owned())
-            .collect();
-        let write = move |tx: &rusqlite::Transaction<'_>| {
-            let mut decision = decision_of(&device, &store::all(tx)?);
-            change(&mut decision);
-            store::put(tx, &keys, &decision)?;
-            Ok::<_, DbError>(store::all(tx)?)
-        };
-        let all = self.inner.db.write(write).await?;
-        // The rows show it at once, also to the caller's next request.
-        self.inner
-            .rows
-            .send_replace(Arc::new(join(&self.inner.seen.borrow().clone(), &all)));
-        // Fails only when the gateway stops.
-        let _ = self.inner.decided.send(all).await;
-        Ok(())
     }
 
     /// One page of a container; `object` absent: the top.
@@ -530,15 +518,6 @@ impl Devices {
         Ok((source, device))
     }
 
-    async fn admit_if_new(&self, id: &str) -> Result<(), DevicesError> {
-        self.decide(id, |decision| {
-            if decision.standing == DeviceStanding::New {
-                decision.standing = DeviceStanding::Admitted;
-            }
-        })
-        .await
-    }
-
     /// A device that does not answer is looked at again soon, so that its row says so.
     async fn failed(&self, device: &Device, error: ListError) -> DevicesError {
         if let (ListError::Unreachable { .. }, Some(discovery)) = (&error, &self.inner.discovery) {
@@ -561,133 +540,6 @@ pub(crate) struct Player {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) addresses: Vec<IpAddr>,
-}
-
-fn decision_of(device: &Device, decisions: &Decisions) -> Decision {
-    device
-        .aliases
-        .iter()
-        .find_map(|key| decisions.get(key.as_str()))
-        .cloned()
-        .unwrap_or_default()
-}
-
-/// What discovery sees with what was decided.
-fn join(seen: &[Device], decisions: &Decisions) -> Vec<DeviceRow> {
-    seen.iter()
-        .map(|device| row(device, decision_of(device, decisions)))
-        .collect()
-}
-
-fn row(device: &Device, decision: Decision) -> DeviceRow {
-    DeviceRow {
-        id: device.id.as_str().to_owned(),
-        name: decision.name.unwrap_or_else(|| device.name.clone()),
-        class: device.class,
-        maker: device.maker.clone(),
-        model: device.model.clone(),
-        addresses: device.addresses.clone(),
-        mac: device.mac,
-        serial: device.serial.clone(),
-        capabilities: device.capabilities.clone(),
-        state: device.state,
-        standing: decision.standing,
-        first_seen: device.first_seen,
-        last_seen: device.last_seen,
-        problem: device.problem.clone(),
-        ejects: !cables::mounted_partitions(device).is_empty(),
-    }
-}
-
-async fn publish(
-    mut seen: watch::Receiver<Snapshot>,
-    mut decisions: Decisions,
-    mut new_decisions: mpsc::Receiver<Decisions>,
-    rows: watch::Sender<Arc<Vec<DeviceRow>>>,
-) {
-    loop {
-        tokio::select! {
-            changed = seen.changed() => if changed.is_err() { return },
-            decided = new_decisions.recv() => match decided {
-                Some(decided) => decisions = decided,
-                None => return,
-            },
-        }
-        let now = join(&seen.borrow_and_update().clone(), &decisions);
-        rows.send_if_modified(|rows| {
-            let changed = **rows != now;
-            if changed {
-                *rows = Arc::new(now);
-            }
-            changed
-        });
-    }
-}
-
-/// Leaves out devices that are not on a network of the interface.
-fn on_interface(
-    mut seen: watch::Receiver<Snapshot>,
-    interface: String,
-    tasks: &Tasks,
-) -> watch::Receiver<Snapshot> {
-    let (publish, filtered) = watch::channel(Snapshot::default());
-    tasks.spawn("devices-interface", async move {
-        loop {
-            let networks = networks_of(&interface);
-            let all = seen.borrow_and_update().clone();
-            // What hangs on a cable has no address and is on no network.
-            let on_it = |device: &&Device| {
-                device.addresses.is_empty()
-                    || device
-                        .addresses
-                        .iter()
-                        .any(|a| networks.iter().any(|n| n.holds(*a)))
-            };
-            publish.send_replace(Arc::new(all.iter().filter(on_it).cloned().collect()));
-            if seen.changed().await.is_err() {
-                return;
-            }
-        }
-    });
-    filtered
-}
-
-/// An address of this machine with its netmask.
-struct Network {
-    address: u128,
-    mask: u128,
-    v4: bool,
-}
-
-impl Network {
-    fn holds(&self, address: IpAddr) -> bool {
-        address.is_ipv4() == self.v4 && bits(address) & self.mask == self.address & self.mask
-    }
-}
-
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(address.to_bits()),
-        IpAddr::V6(address) => address.to_bits(),
-    }
-}
-
-fn networks_of(interface: &str) -> Vec<Network> {
-    // Where the system does not tell its interfaces, no device is on one of them.
-    let all = if_addrs::get_if_addrs().unwrap_or_default();
-    let own = all.into_iter().filter(|found| found.name == interface);
-    own.map(|found| {
-        let mask = match &found.addr {
-            if_addrs::IfAddr::V4(v4) => bits(v4.netmask.into()),
-            if_addrs::IfAddr::V6(v6) => bits(v6.netmask.into()),
-        };
-        Network {
-            address: bits(found.ip()),
-            mask,
-            v4: found.ip().is_ipv4(),
-        }
-    })
-    .collect()
 }
 
 #[cfg(test)]

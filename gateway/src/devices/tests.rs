@@ -272,6 +272,7 @@ pub(crate) async fn house(home: &Home, device: Device) -> (Devices, watch::Sende
         std::env::temp_dir().join("no-mount-service"),
         home.db.clone(),
         home.library.clone(),
+        Clock::real(),
         &home.tasks,
     )
     .await;
@@ -351,6 +352,115 @@ async fn decisions_survive_a_restart_and_another_key() {
         again.admit("uuid:two").await,
         Err(DevicesError::NoSuchDevice)
     ));
+}
+
+#[tokio::test]
+async fn decisions_are_taken_back_one_by_one() {
+    let home = Home::new().await;
+    let (_, seen) = Peer::start(&home).await;
+    let (devices, _publish) = house(&home, seen.clone()).await;
+    assert!(devices.last_decision().is_none());
+    assert!(matches!(
+        devices.undo().await,
+        Err(DevicesError::NothingToUndo)
+    ));
+    devices.admit("uuid:one").await.expect("admitted");
+    devices.admit("uuid:one").await.expect("again: no decision");
+    devices.rename("uuid:one", "Den").await.expect("renamed");
+    devices
+        .set_class("mdns:one", Some(DeviceClass::Television))
+        .await
+        .expect("corrected");
+    devices.ignore("uuid:one").await.expect("ignored");
+    let row = |devices: &Devices| devices.snapshot().borrow()[0].clone();
+    let last = devices.last_decision().expect("there is one");
+    assert_eq!((last.name.as_str(), last.what.as_str()), ("Den", "ignored"));
+    assert_eq!(devices.undo().await.expect("undone"), "Den");
+    assert_eq!(row(&devices).standing, DeviceStanding::Admitted);
+    assert_eq!(row(&devices).class, DeviceClass::Television);
+    // It survives a restart.
+    let (devices, _publish) = house(&home, seen).await;
+    devices.undo().await.expect("undone");
+    assert_eq!(row(&devices).class, DeviceClass::Camcorder);
+    devices.undo().await.expect("undone");
+    assert_eq!(row(&devices).name, "Camcorder");
+    devices.undo().await.expect("undone");
+    assert_eq!(row(&devices).standing, DeviceStanding::New);
+    assert!(devices.last_decision().is_none());
+}
+
+#[tokio::test]
+async fn a_device_that_is_away_keeps_its_row_and_is_known_when_all_its_names_changed() {
+    let home = Home::new().await;
+    let (_, seen) = Peer::start(&home).await;
+    let seen = Device {
+        maker: Some("Maker".into()),
+        serial: Some("XK-77310".into()),
+        mac: Some(MacAddress([2, 0, 0, 0, 0, 7])),
+        ..seen
+    };
+    let (devices, publish) = house(&home, seen.clone()).await;
+    devices.rename("uuid:one", "Den").await.expect("renamed");
+    devices.admit("uuid:one").await.expect("admitted");
+    let remembered = || async {
+        let all = home
+            .db
+            .read(|db| Ok::<_, DbError>(store::everything(db)?))
+            .await;
+        !all.expect("readable").memory.is_empty()
+    };
+    while !remembered().await {
+        tokio::task::yield_now().await;
+    }
+    publish.send_replace(Arc::default());
+    let mut rows = devices.snapshot();
+    let away = |rows: &Arc<Vec<DeviceRow>>| rows.len() == 1 && rows[0].state == DeviceState::Gone;
+    rows.wait_for(away).await.expect("published");
+    // After a restart it is still away, and decisions about it are taken.
+    let (publish, nothing) = watch::channel(Snapshot::default());
+    let devices = Devices::follow(
+        nothing,
+        None,
+        std::env::temp_dir().join("no-mount-service"),
+        home.db.clone(),
+        home.library.clone(),
+        Clock::real(),
+        &home.tasks,
+    )
+    .await
+    .expect("started");
+    let row = devices.snapshot().borrow()[0].clone();
+    assert_eq!((row.name.as_str(), row.state), ("Den", DeviceState::Gone));
+    assert_eq!(
+        (row.standing, row.class),
+        (DeviceStanding::Admitted, DeviceClass::Camcorder)
+    );
+    devices.rename("uuid:one", "Attic").await.expect("renamed");
+    // It was reset: new names, the same serial number.
+    let key = DeviceKey::new("uuid:new").expect("a key");
+    let back = Device {
+        id: key.clone(),
+        aliases: [key].into(),
+        mac: None,
+        ..seen.clone()
+    };
+    publish.send_replace(Arc::new(vec![back.clone()]));
+    let mut rows = devices.snapshot();
+    let here = |rows: &Arc<Vec<DeviceRow>>| rows.len() == 1 && rows[0].state == DeviceState::Online;
+    let row = rows.wait_for(here).await.expect("published")[0].clone();
+    assert_eq!(
+        (row.name.as_str(), row.standing),
+        ("Attic", DeviceStanding::Admitted)
+    );
+    // A serial number that two devices show names neither.
+    let key = DeviceKey::new("uuid:copy").expect("a key");
+    let copy = Device {
+        id: key.clone(),
+        aliases: [key].into(),
+        ..back.clone()
+    };
+    let rows = rows::join(&[copy.clone(), copy], &Stored::default());
+    assert!(rows.iter().all(|row| row.keys.marks.is_empty()));
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use mantel_peripherals::registry::MAX_NOISY;
 use serde::Deserialize;
 use std::sync::Arc;
 use tracing::{info, warn};
@@ -110,6 +111,7 @@ pub async fn status(State(site): State<Arc<Site>>, Query(after): Query<After>) -
             respond::sentence(why)
         ));
     }
+    warnings.extend(noise_words(site.state.devices.noisy()));
     let tools = match site.state.library.media_tools().await {
         MediaTools::Ready => "ready".to_owned(),
         MediaTools::Missing(what) => {
@@ -184,6 +186,20 @@ pub async fn status(State(site): State<Arc<Site>>, Query(after): Query<After>) -
         warnings,
         devices,
     }))
+}
+
+/// What is wrong when devices announce more than is listened to.
+fn noise_words(noisy: usize) -> Option<String> {
+    let who = match noisy {
+        0 => return None,
+        1 => "1 device announces".to_owned(),
+        MAX_NOISY.. => format!("More than {MAX_NOISY} devices announce"),
+        more => format!("{more} devices announce"),
+    };
+    Some(format!(
+        "{who} too much; what is beyond the limit is ignored. Your devices keep working. If this stays so, look for a \
+         faulty or strange device on your network."
+    ))
 }
 
 #[derive(Template)]

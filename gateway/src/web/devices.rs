@@ -8,10 +8,11 @@ use super::home::After;
 use super::live::Follow;
 use super::respond::{Done, Page, Posted, Refusal, page};
 use super::shell::{Icon, Nav, Shell, escape_query};
-use super::view::{DeviceCard, PlayingCard};
+use super::view::{DeviceCard, PlayingCard, class_word};
 use crate::devices::{DeviceImport, DeviceImportState};
 use askama::Template;
 use axum::extract::{Path, Query, State};
+use mantel_peripherals::DeviceClass;
 use mantel_peripherals::media::{Entry, Item, MediaKind};
 use serde::Deserialize;
 use std::fmt::Write as _;
@@ -25,7 +26,34 @@ struct DevicesPage {
     new: Vec<DeviceCard>,
     admitted: Vec<DeviceCard>,
     ignored: Vec<DeviceCard>,
+    gateways: Vec<DeviceCard>,
     imports: Vec<Walk>,
+    undo: Option<String>,
+}
+
+/// What a household may say a device is.
+const CLASSES: [DeviceClass; 9] = [
+    DeviceClass::Camcorder,
+    DeviceClass::Camera,
+    DeviceClass::Television,
+    DeviceClass::Jukebox,
+    DeviceClass::MediaServer,
+    DeviceClass::Speaker,
+    DeviceClass::Computer,
+    DeviceClass::Phone,
+    DeviceClass::Other,
+];
+
+/// The latest decision in words, for the button that takes it back.
+fn undo_words(site: &Site) -> Option<String> {
+    let last = site.state.devices.last_decision()?;
+    let ago = format::ago(last.at, site.state.clock.now());
+    Some(match last.what.as_str() {
+        "admitted" => format!("“{}” was let in {ago}.", last.name),
+        "ignored" => format!("“{}” is ignored since {ago}.", last.name),
+        "renamed" => format!("“{}” was given another name {ago}.", last.name),
+        _ => format!("“{}” was said to be something else {ago}.", last.name),
+    })
 }
 
 /// An import of a whole device.
@@ -86,14 +114,18 @@ fn walks(site: &Site) -> Vec<Walk> {
 pub async fn list(State(site): State<Arc<Site>>, Query(after): Query<After>) -> Page {
     let follow = Follow::new(&site, "devices imports");
     let now = site.state.clock.now();
+    let homes = site.state.exchange.homes().borrow().clone();
     let cards: Vec<DeviceCard> = site
         .state
         .devices
         .snapshot()
         .borrow()
         .iter()
-        .map(|row| DeviceCard::of(row, now))
+        .map(|row| DeviceCard::of(row, now).among(&homes))
         .collect();
+    let (gateways, cards): (Vec<_>, Vec<_>) = cards
+        .into_iter()
+        .partition(|card| card.gateway.is_some() && card.standing != "ignored");
     let (ignored, rest): (Vec<_>, Vec<_>) = cards
         .into_iter()
         .partition(|card| card.standing == "ignored");
@@ -104,7 +136,9 @@ pub async fn list(State(site): State<Arc<Site>>, Query(after): Query<After>) -> 
         new,
         admitted,
         ignored,
+        gateways,
         imports: walks(&site),
+        undo: undo_words(&site),
     }))
 }
 
@@ -114,6 +148,7 @@ struct DevicePage {
     follow: Follow,
     shell: Shell,
     device: DeviceCard,
+    classes: Vec<(String, &'static str)>,
     walk: Option<Walk>,
     entries: Vec<EntryRow>,
     object: Option<String>,
@@ -202,13 +237,14 @@ pub async fn browse(
 ) -> Page {
     let follow = Follow::new(&site, "devices imports library playing recordings");
     let now = site.state.clock.now();
+    let homes = site.state.exchange.homes().borrow().clone();
     let card = {
         let devices = site.state.devices.snapshot();
         let devices = devices.borrow();
         devices
             .iter()
             .find(|row| row.id == device)
-            .map(|row| DeviceCard::of(row, now))
+            .map(|row| DeviceCard::of(row, now).among(&homes))
     };
     let card = card.ok_or_else(|| Refusal::missing("device").back("/devices"))?;
     let number = wanted.page.unwrap_or(0);
@@ -247,6 +283,10 @@ pub async fn browse(
             .into_iter()
             .find(|card| card.device == device),
         device: card,
+        classes: CLASSES
+            .iter()
+            .map(|class| (class_word(*class), class.label()))
+            .collect(),
         entries,
         object: wanted.object,
         previous: number.checked_sub(1),
@@ -316,6 +356,40 @@ pub async fn rename(
         "/devices/{}?done=renamed",
         escape_query(&device)
     )))
+}
+
+/// `POST /devices/{device}/class`
+pub async fn set_class(
+    State(site): State<Arc<Site>>,
+    Path(device): Path<String>,
+    fields: Fields,
+) -> Posted {
+    let wanted = fields.text("class");
+    let class = CLASSES
+        .into_iter()
+        .find(|class| class_word(*class) == wanted);
+    if class.is_none() && !wanted.is_empty() {
+        let path = format!("/devices/{}", escape_query(&device));
+        return Err(
+            Refusal::field("This is not a kind of device that the gateway knows.").back(path),
+        );
+    }
+    site.state
+        .devices
+        .set_class(&device, class)
+        .await
+        .map_err(refused(&device))?;
+    Ok(Done::to(format!(
+        "/devices/{}?done=class",
+        escape_query(&device)
+    )))
+}
+
+/// `POST /devices/undo`
+pub async fn undo(State(site): State<Arc<Site>>) -> Posted {
+    let undone = site.state.devices.undo().await;
+    let name = undone.map_err(|error| Refusal::from_part(&error).back("/devices"))?;
+    Ok(Done::to("/devices?done=undone").fact("name", name))
 }
 
 /// `POST /devices/{device}/import`

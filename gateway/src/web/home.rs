@@ -114,7 +114,7 @@ pub async fn page(State(site): State<Arc<Site>>, Query(after): Query<After>) -> 
         steps: Some(steps).filter(|steps| !steps.all_done()),
         new_devices: devices
             .iter()
-            .filter(|row| row.standing == DeviceStanding::New)
+            .filter(|row| row.standing == DeviceStanding::New && row.gateway.is_none())
             .count(),
         offered,
     }))

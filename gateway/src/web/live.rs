@@ -156,8 +156,8 @@ pub fn news(site: &Site, area: &str) -> News {
                 let times = news.get(&row.id).map_or(0, |news| news.times);
                 let standing = view::standing_word(row.standing);
                 format!(
-                    "{} {} {standing} {times} {:?} {:?} {:?}",
-                    row.id, row.name, row.state, row.problem, row.capabilities
+                    "{} {} {:?} {standing} {times} {:?} {:?} {:?}",
+                    row.id, row.name, row.class, row.state, row.problem, row.capabilities
                 )
             }))
         }

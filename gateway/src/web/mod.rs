@@ -174,11 +174,13 @@ fn household() -> Router<Arc<Site>> {
         .route("/logout", post(login::log_out))
         .route("/devices", get(devices::list))
         .route("/devices/search", post(devices::search))
+        .route("/devices/undo", post(devices::undo))
         .route("/devices/{device}", get(devices::browse))
         .route("/devices/{device}/admit", post(devices::admit))
         .route("/devices/{device}/ignore", post(devices::ignore))
         .route("/devices/{device}/rename", post(devices::rename))
         .route("/devices/{device}/eject", post(devices::eject))
+        .route("/devices/{device}/class", post(devices::set_class))
         .route("/devices/{device}/import", post(devices::import))
         .route(
             "/devices/{device}/import/cancel",

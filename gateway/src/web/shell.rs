@@ -140,6 +140,8 @@ fn notice(word: &str) -> Option<&'static str> {
         "ignored" => "The device is ignored. You find it under “Ignored” below.",
         "ejected" => "It may be unplugged now.",
         "renamed" => "The new name is kept.",
+        "class" => "The gateway takes the device for that from now on.",
+        "undone" => "Taken back. The device is as it was before.",
         "importing" => "The import has begun. You can leave this page; it goes on by itself.",
         "import-cancelled" => "The import was stopped. What had arrived is in the library.",
         "imported" => "The file is in the library.",

@@ -37,6 +37,7 @@ pub async fn json(State(site): State<Arc<Site>>) -> Result<Json<Value>, Refusal>
         "version": env!("CARGO_PKG_VERSION"),
         "link": link(&site),
         "devices": devices(&site),
+        "noisy": site.state.devices.noisy(),
         "titles": titles,
         "imports": imports(&site),
         "listings": listings(&site),
@@ -75,6 +76,7 @@ fn devices(site: &Site) -> Vec<Value> {
             "state": if row.state == DeviceState::Online { "online" } else { "gone" },
             "standing": standing_word(row.standing), "problem": row.problem,
             "addresses": row.addresses, "mac": row.mac.as_ref().map(ToString::to_string), "serial": row.serial,
+            "gateway": row.gateway.map(|device| device.to_string()),
         })
     };
     rows.iter().map(row).collect()

@@ -10,7 +10,7 @@ use crate::library::{ImportPhase, ImportProgress, Origin, Title, TitleState};
 use crate::playback::PlayingOn;
 use mantel_peripherals::media::{Mute, TransportState, Volume};
 use mantel_peripherals::{Capability, DeviceClass, DeviceState};
-use mantel_protocol::api::OrderState;
+use mantel_protocol::api::{HomeEntry, OrderState};
 use mantel_protocol::license::Terms;
 use mantel_protocol::manifest::MediaKind;
 
@@ -119,6 +119,18 @@ pub struct DeviceCard {
     pub seen: String,
     /// Whether it must be let go before it is unplugged.
     pub ejects: bool,
+    /// Its class's word in forms; empty where the household did not correct it.
+    pub corrected: String,
+    /// Whether it is another home's gateway.
+    pub gateway: Option<GatewayCard>,
+}
+
+/// Another home's gateway on this home's network.
+pub struct GatewayCard {
+    /// Its device id.
+    pub device: String,
+    /// The home that it is of, where this home's server names it: id and name.
+    pub home: Option<(String, String)>,
 }
 
 /// A class's icon.
@@ -174,7 +186,35 @@ impl DeviceCard {
             addresses: addresses.join(" · "),
             seen: format::ago(row.last_seen, now),
             ejects: row.ejects,
+            corrected: if row.class_corrected {
+                class_word(row.class)
+            } else {
+                String::new()
+            },
+            gateway: row.gateway.map(|device| GatewayCard {
+                device: device.to_string(),
+                home: None,
+            }),
         }
+    }
+
+    /// Names the home whose gateway it is, where one of `homes` has it.
+    pub fn among(mut self, homes: &[HomeEntry]) -> Self {
+        if let Some(gateway) = &mut self.gateway {
+            let known = homes
+                .iter()
+                .find(|home| home.device.to_string() == gateway.device);
+            gateway.home = known.map(|home| (home.home.to_string(), home.name.clone()));
+        }
+        self
+    }
+}
+
+/// A class's word in forms.
+pub fn class_word(class: DeviceClass) -> String {
+    match serde_json::to_value(class) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
     }
 }
 

@@ -16,7 +16,7 @@ pub const MAX_PARTS_PER_MAC: usize = 48;
 pub const CROWD_KEPT: Duration = Duration::from_mins(2);
 
 /// Serial numbers that makers leave in by default tell nothing: minidlna's `12345678`, and runs of one digit.
-fn is_serial(text: &str) -> bool {
+pub(crate) fn is_serial(text: &str) -> bool {
     let plain: Vec<u8> = text
         .bytes()
         .filter(u8::is_ascii_alphanumeric)

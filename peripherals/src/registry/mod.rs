@@ -24,6 +24,8 @@ use crate::upnp::{DescribeError, Described};
 use crate::url::DeviceUrl;
 use part::{Origin, PartRow, assemble, compare, new_row};
 
+pub(crate) use identity::is_serial;
+
 /// Most parts kept, those that went included.
 pub const MAX_PARTS: usize = 512;
 /// Most parts at one address: a TV announces about ten.

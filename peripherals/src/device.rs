@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::alsa::{LineIn, SoundPort};
+use crate::cast::{CastAccess, CastPlayer};
 use crate::disc::{Disc, DiscAccess, Medium};
+use crate::mpd::{Jukebox, MpdAccess};
 use crate::onvif::OnvifAccess;
 use crate::ptp::{PtpAccess, PtpSource};
 use crate::storage::{Storage, StorageAccess};
@@ -244,6 +246,10 @@ pub enum Access {
     Disc(DiscAccess),
     /// A camera, phone or player that speaks PTP or MTP.
     Ptp(PtpAccess),
+    /// MPD: a jukebox with its own library, which also plays what it is given.
+    Mpd(MpdAccess),
+    /// Google Cast: plays what it is given.
+    Cast(CastAccess),
     /// A DNS-SD service that no adapter drives yet: shown, not used.
     DnsSd {
         /// The service type without domain, such as `_mpd._tcp`.
@@ -260,7 +266,9 @@ impl Access {
     pub fn capabilities(&self) -> BTreeSet<Capability> {
         let (list, render) = match self {
             Self::UpnpServer(_) | Self::Ptp(_) => (true, false),
-            Self::UpnpRenderer(_) | Self::AlsaOut(_) => (false, true),
+            Self::UpnpRenderer(_) | Self::AlsaOut(_) | Self::Mpd(_) | Self::Cast(_) => {
+                (false, true)
+            }
             Self::UpnpBoth(..) => (true, true),
             Self::Storage(access) => (!access.volumes.is_empty(), false),
             Self::Disc(access) => (access.medium == Medium::Audio, false),
@@ -271,6 +279,10 @@ impl Access {
         let mut set = BTreeSet::new();
         if list {
             set.extend([Capability::ListMedia, Capability::FetchAsset]);
+        }
+        if matches!(self, Self::Mpd(_)) {
+            // It lists what it has and gives no files.
+            set.insert(Capability::ListMedia);
         }
         if render {
             set.insert(Capability::Render);
@@ -381,7 +393,12 @@ impl Device {
                     part.name.clone(),
                     access.clone(),
                 ))),
+                Access::Mpd(access) => Some(MediaSource::Mpd(Jukebox::new(
+                    part.name.clone(),
+                    access.clone(),
+                ))),
                 Access::UpnpRenderer(_)
+                | Access::Cast(_)
                 | Access::Storage(_)
                 | Access::Disc(_)
                 | Access::Onvif(_)
@@ -404,6 +421,14 @@ impl Device {
                         access.clone(),
                     ))))
                 }
+                Access::Mpd(access) => Some(Renderer::Mpd(Jukebox::new(
+                    part.name.clone(),
+                    access.clone(),
+                ))),
+                Access::Cast(access) => Some(Renderer::Cast(CastPlayer::new(
+                    part.name.clone(),
+                    access.clone(),
+                ))),
                 Access::UpnpServer(_)
                 | Access::Storage(_)
                 | Access::Disc(_)
@@ -434,6 +459,15 @@ impl Device {
                 Access::AlsaIn(port) => {
                     Some(Recorder::Alsa(LineIn::new(self.name.clone(), port.clone())))
                 }
+                _ => None,
+            })
+    }
+
+    /// The device as a jukebox with a library and a queue of its own, if it is one.
+    pub fn jukebox(&self) -> Option<Jukebox> {
+        self.parts_online_first()
+            .find_map(|part| match &part.access {
+                Access::Mpd(access) => Some(Jukebox::new(part.name.clone(), access.clone())),
                 _ => None,
             })
     }

@@ -43,6 +43,7 @@
 
 pub mod alsa;
 pub mod capture;
+pub mod cast;
 pub mod changes;
 pub mod decode;
 pub mod device;
@@ -52,6 +53,7 @@ pub mod flac;
 pub mod http;
 pub mod live;
 pub mod media;
+pub mod mpd;
 pub mod mtp;
 pub mod neighbours;
 pub mod onvif;

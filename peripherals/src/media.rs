@@ -11,8 +11,10 @@ use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 
 use crate::alsa::Speaker;
+use crate::cast::CastPlayer;
 use crate::changes::Changes;
 use crate::disc::Disc;
+use crate::mpd::Jukebox;
 use crate::ptp::PtpSource;
 use crate::storage::Storage;
 use crate::upnp::{MediaRenderer, MediaServer};
@@ -260,6 +262,15 @@ pub enum ListError {
         #[source]
         source: Cause,
     },
+    /// The device wants a password first, or another one.
+    #[error(
+        "{device} asks for a password, and this gateway has none or another one. Let it give listings without one; \
+         nothing was changed."
+    )]
+    Password {
+        /// The device's name.
+        device: String,
+    },
     /// The device answered with something unusable.
     #[error(
         "{device} sent a listing that cannot be read. Restart or update it; what was listed before is kept."
@@ -380,6 +391,12 @@ pub enum FetchError {
         /// The device's name.
         device: String,
     },
+    /// The device lists its media but gives no files: what it plays stays on it.
+    #[error("{device} plays its media but gives no files away; nothing was imported.")]
+    NotGiven {
+        /// The device's name.
+        device: String,
+    },
     /// Larger than allowed.
     #[error("The file on {device} is larger than the {limit} bytes allowed; it was not imported.")]
     TooLarge {
@@ -419,6 +436,8 @@ pub enum MediaSource {
     Disc(Disc),
     /// A camera, phone or player by PTP or MTP.
     Ptp(PtpSource),
+    /// An MPD's library.
+    Mpd(Jukebox),
 }
 
 impl MediaSource {
@@ -429,6 +448,7 @@ impl MediaSource {
             Self::Storage(storage) => storage.name(),
             Self::Disc(disc) => disc.name(),
             Self::Ptp(device) => device.name(),
+            Self::Mpd(jukebox) => jukebox.name(),
         }
     }
 
@@ -439,6 +459,7 @@ impl MediaSource {
             Self::Storage(storage) => storage.list(container, page).await,
             Self::Disc(disc) => disc.list(container, page).await,
             Self::Ptp(device) => device.list(container, page).await,
+            Self::Mpd(jukebox) => jukebox.list(container, page).await,
         }
     }
 
@@ -449,6 +470,7 @@ impl MediaSource {
             Self::Storage(storage) => storage.item(id).await,
             Self::Disc(disc) => disc.item(id).await,
             Self::Ptp(device) => device.item(id).await,
+            Self::Mpd(jukebox) => jukebox.item(id).await,
         }
     }
 
@@ -474,6 +496,7 @@ impl MediaSource {
             Self::Storage(_) | Self::Disc(_) | Self::Ptp(_) => {
                 Changes::by(|_, _| std::future::ready(()))
             }
+            Self::Mpd(jukebox) => jukebox.changes(),
         }
     }
 
@@ -488,6 +511,7 @@ impl MediaSource {
             Self::Storage(storage) => storage.fetch(resource, request).await,
             Self::Disc(disc) => disc.fetch(resource, request).await,
             Self::Ptp(device) => device.fetch(resource, request).await,
+            Self::Mpd(jukebox) => Err(jukebox.fetch()),
         }
     }
 }
@@ -636,6 +660,10 @@ pub enum Renderer {
     Upnp(Box<MediaRenderer>),
     /// A loudspeaker of this machine.
     Alsa(Speaker),
+    /// An MPD's player.
+    Mpd(Jukebox),
+    /// A Google Cast device.
+    Cast(CastPlayer),
 }
 
 impl Renderer {
@@ -644,6 +672,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.name(),
             Self::Alsa(speaker) => speaker.name(),
+            Self::Mpd(jukebox) => jukebox.name(),
+            Self::Cast(player) => player.name(),
         }
     }
 
@@ -653,6 +683,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.formats(),
             Self::Alsa(speaker) => speaker.formats(),
+            Self::Mpd(jukebox) => jukebox.formats(),
+            Self::Cast(player) => player.formats(),
         }
     }
 
@@ -661,6 +693,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.load(what).await,
             Self::Alsa(speaker) => speaker.load(what).await,
+            Self::Mpd(jukebox) => jukebox.load(what).await,
+            Self::Cast(player) => player.load(what).await,
         }
     }
 
@@ -669,6 +703,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.changes(),
             Self::Alsa(speaker) => speaker.changes(),
+            Self::Mpd(jukebox) => jukebox.changes(),
+            Self::Cast(player) => player.changes(),
         }
     }
 
@@ -680,6 +716,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.load_next(what).await,
             Self::Alsa(speaker) => speaker.load_next(what).await,
+            Self::Mpd(jukebox) => jukebox.load_next(what).await,
+            Self::Cast(player) => player.load_next(what).await,
         }
     }
 
@@ -688,6 +726,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.play().await,
             Self::Alsa(speaker) => speaker.play().await,
+            Self::Mpd(jukebox) => jukebox.play().await,
+            Self::Cast(player) => player.play().await,
         }
     }
 
@@ -696,6 +736,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.pause().await,
             Self::Alsa(speaker) => speaker.pause().await,
+            Self::Mpd(jukebox) => jukebox.pause().await,
+            Self::Cast(player) => player.pause().await,
         }
     }
 
@@ -704,6 +746,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.stop().await,
             Self::Alsa(speaker) => speaker.stop().await,
+            Self::Mpd(jukebox) => jukebox.stop().await,
+            Self::Cast(player) => player.stop().await,
         }
     }
 
@@ -712,6 +756,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.seek(position).await,
             Self::Alsa(speaker) => speaker.seek(position).await,
+            Self::Mpd(jukebox) => jukebox.seek(position).await,
+            Self::Cast(player) => player.seek(position).await,
         }
     }
 
@@ -720,6 +766,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.status().await,
             Self::Alsa(speaker) => speaker.status().await,
+            Self::Mpd(jukebox) => jukebox.status().await,
+            Self::Cast(player) => player.status().await,
         }
     }
 
@@ -728,6 +776,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.volume().await,
             Self::Alsa(speaker) => speaker.volume().await,
+            Self::Mpd(jukebox) => jukebox.volume().await,
+            Self::Cast(player) => player.volume().await,
         }
     }
 
@@ -736,6 +786,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.set_volume(volume).await,
             Self::Alsa(speaker) => speaker.set_volume(volume).await,
+            Self::Mpd(jukebox) => jukebox.set_volume(volume).await,
+            Self::Cast(player) => player.set_volume(volume).await,
         }
     }
 
@@ -744,6 +796,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.mute().await,
             Self::Alsa(speaker) => speaker.mute().await,
+            Self::Mpd(jukebox) => jukebox.mute().await,
+            Self::Cast(player) => player.mute().await,
         }
     }
 
@@ -752,6 +806,8 @@ impl Renderer {
         match self {
             Self::Upnp(renderer) => renderer.set_mute(mute).await,
             Self::Alsa(speaker) => speaker.set_mute(mute).await,
+            Self::Mpd(jukebox) => jukebox.set_mute(mute).await,
+            Self::Cast(player) => player.set_mute(mute).await,
         }
     }
 }

@@ -31,6 +31,7 @@ use jiff::Timestamp;
 use mantel_peripherals::alsa::{Ports, SoundCards, Speakers};
 use mantel_peripherals::discovery::{Discovery, DiscoveryConfig, Loopback, Snapshot, SsdpConfig};
 use mantel_peripherals::media::{ListError, MAX_PAGE, ObjectId, Page, PageRequest};
+use mantel_peripherals::mpd::Jukebox;
 use mantel_peripherals::{
     Capability, Device, DeviceClass, DeviceKey, DeviceState, MacAddress, MediaSource, Recorder,
     Renderer,
@@ -191,6 +192,12 @@ pub enum DevicesError {
     /// It has no media.
     #[error("\"{name}\" offers no media that could be listed")]
     NoMedia {
+        /// Its name.
+        name: String,
+    },
+    /// It lists its media and gives no files.
+    #[error("\"{name}\" plays its media but gives no files away; nothing was imported")]
+    GivesNothing {
         /// Its name.
         name: String,
     },
@@ -401,6 +408,10 @@ impl Devices {
     /// Imports one object and returns its title.
     pub async fn import_one(&self, id: &str, object: &str) -> Result<TitleId, DevicesError> {
         let (source, device) = self.source(id)?;
+        if !device.capabilities.contains(&Capability::FetchAsset) {
+            let name = self.name_of(&device);
+            return Err(DevicesError::GivesNothing { name });
+        }
         let object = ObjectId::new(object).ok_or(DevicesError::NoSuchObject)?;
         let item = match source.item(&object).await {
             Ok(item) => item,
@@ -417,6 +428,9 @@ impl Devices {
     pub async fn import_all(&self, id: &str) -> Result<(), DevicesError> {
         let (source, device) = self.source(id)?;
         let name = self.name_of(&device);
+        if !device.capabilities.contains(&Capability::FetchAsset) {
+            return Err(DevicesError::GivesNothing { name });
+        }
         self.admit_if_new(id).await?;
         let library = self.inner.library.clone();
         if self.inner.imports.start(
@@ -452,6 +466,14 @@ impl Devices {
     /// A device as a player; `None`: it is not there, is ignored, or plays nothing.
     pub fn renderer(&self, id: &str) -> Option<Renderer> {
         self.player(id).map(|player| player.renderer)
+    }
+
+    /// A device as a jukebox with a library and a queue of its own; `None`: it is not there, is ignored, or is none.
+    pub fn jukebox(&self, id: &str) -> Option<Jukebox> {
+        let device = self.device(id).ok()?;
+        self.row(&device)
+            .filter(|row| row.standing != DeviceStanding::Ignored)?;
+        device.jukebox()
     }
 
     /// A device as a player, with what a session on it needs.

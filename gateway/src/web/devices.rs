@@ -5,6 +5,7 @@ use super::Site;
 use super::fields::Fields;
 use super::format;
 use super::home::After;
+use super::jukebox::JukeboxCard;
 use super::live::Follow;
 use super::respond::{Done, Page, Posted, Refusal, page};
 use super::shell::{Icon, Nav, Shell, escape_query};
@@ -149,6 +150,7 @@ struct DevicePage {
     shell: Shell,
     device: DeviceCard,
     classes: Vec<(String, &'static str)>,
+    jukebox: Option<JukeboxCard>,
     walk: Option<Walk>,
     entries: Vec<EntryRow>,
     object: Option<String>,
@@ -275,7 +277,16 @@ pub async fn browse(
             Err(refused) => problem = Some(Refusal::from_part(&refused).what),
         }
     }
+    let mut jukebox = None;
+    let known = site.state.devices.jukebox(&device);
+    if let Some(found) = known.filter(|_| card.standing == "admitted" && problem.is_none()) {
+        match JukeboxCard::of(&found).await {
+            Ok(card) => jukebox = Some(card),
+            Err(refused) => problem = Some(Refusal::from_part(&refused).what),
+        }
+    }
     Ok(page(&DevicePage {
+        jukebox,
         follow,
         shell: Shell::plain(&site, Nav::Devices).with_notice(wanted.done.as_deref()),
         walk: walks(&site).into_iter().find(|walk| walk.device == device),

@@ -16,6 +16,7 @@ mod fields;
 mod format;
 mod home;
 mod homes;
+mod jukebox;
 mod library;
 mod live;
 mod login;
@@ -188,6 +189,7 @@ fn household() -> Router<Arc<Site>> {
         )
         .route("/devices/{device}/player", post(play::drive))
         .route("/devices/{device}/record", post(record::drive))
+        .route("/devices/{device}/jukebox", post(jukebox::drive))
         .route("/library", get(library::page))
         .route(
             "/library/upload",

@@ -107,6 +107,8 @@ pub struct DeviceCard {
     pub standing: &'static str,
     /// Whether its media can be listed.
     pub lists: bool,
+    /// Whether its media can be imported.
+    pub gives: bool,
     /// Whether it plays.
     pub renders: bool,
     /// Whether it can be recorded from.
@@ -180,6 +182,7 @@ impl DeviceCard {
             online: row.state == DeviceState::Online,
             standing: standing_word(row.standing),
             lists: row.capabilities.contains(&Capability::ListMedia),
+            gives: row.capabilities.contains(&Capability::FetchAsset),
             renders: row.capabilities.contains(&Capability::Render),
             captures: row.capabilities.contains(&Capability::Capture),
             problem: row.problem.clone(),

@@ -2,7 +2,7 @@
 //! caching and expiry. What is found is shown; adapters that drive it come with their own folders.
 
 use std::collections::{BTreeSet, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mdns_sd::{IfKind, ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo};
@@ -12,7 +12,9 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::gate::{Gate, Known, Verdict};
+use crate::cast::{CastAccess, Screen};
 use crate::device::{Access, DeviceClass, DeviceKey, MAX_LABEL_CHARS, MacAddress, clean_label};
+use crate::mpd::MpdAccess;
 use crate::registry::{Input, Sighting};
 
 /// Service types that are browsed, and what a device that offers one is.
@@ -349,6 +351,12 @@ fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Optio
         .take(MAX_SERVICE_ADDRESSES)
         .collect();
     let instance = instance_name(found.get_fullname(), service);
+    let class = refine(
+        service,
+        class,
+        text("ca").as_deref(),
+        text("model").as_deref(),
+    );
     if addresses.is_empty() {
         return None;
     }
@@ -362,12 +370,7 @@ fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Optio
         name: text("fn")
             .or_else(|| clean_label(instance, MAX_LABEL_CHARS))
             .unwrap_or_else(|| service.to_owned()),
-        class: refine(
-            service,
-            class,
-            text("ca").as_deref(),
-            text("model").as_deref(),
-        ),
+        class,
         maker: text("manufacturer"),
         model: text("md").or_else(|| text("model")).or_else(|| text("am")),
         serial: text("serialNumber"),
@@ -377,16 +380,28 @@ fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Optio
             [text("deviceid"), text("macaddress"), text("mac")],
         ),
         access: crate::ptp_ip::access(service, found.get_port(), &addresses)
-            .unwrap_or_else(|| access(service, found.get_port())),
+            .unwrap_or_else(|| access(service, class, found.get_port(), &addresses)),
         addresses,
     })
 }
 
 /// How a service is reached: adapters name theirs here, the rest is shown and not used.
-fn access(service: &str, port: u16) -> Access {
-    Access::DnsSd {
-        service: service.to_owned(),
-        port,
+fn access(service: &str, class: DeviceClass, port: u16, addresses: &BTreeSet<IpAddr>) -> Access {
+    let address = reachable(addresses).map(|address| SocketAddr::new(address, port));
+    match (service, address) {
+        ("_mpd._tcp", Some(address)) => Access::Mpd(MpdAccess { address }),
+        ("_googlecast._tcp", Some(address)) => Access::Cast(CastAccess {
+            address,
+            screen: if class == DeviceClass::Speaker {
+                Screen::No
+            } else {
+                Screen::Yes
+            },
+        }),
+        _ => Access::DnsSd {
+            service: service.to_owned(),
+            port,
+        },
     }
 }
 
@@ -408,6 +423,25 @@ fn hardware_address(
         .chain([before])
         .flatten()
         .find_map(|text| plain(&text))
+}
+
+/// The address to connect to: IPv4 first, since every such device has it. Never this machine's own loopback: a stranger
+/// may announce any address. A link-local IPv6 address is of no use without its interface.
+fn reachable(addresses: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    let mut usable = addresses.iter().filter(|address| match address {
+        IpAddr::V4(v4) => {
+            !v4.is_loopback() && !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast()
+        }
+        IpAddr::V6(v6) => {
+            !v6.is_loopback()
+                && !v6.is_unspecified()
+                && !v6.is_multicast()
+                && !v6.is_unicast_link_local()
+                && v6.to_ipv4_mapped().is_none()
+        }
+    });
+    // A BTreeSet has IPv4 before IPv6.
+    usable.next().copied()
 }
 
 /// `Kitchen._mpd._tcp.local.` → `Kitchen`; AirPlay's `0123456789ab@Kitchen` → `Kitchen`.
@@ -466,6 +500,27 @@ mod tests {
         assert_eq!(cast(Some("4101")), DeviceClass::Television);
         assert_eq!(cast(Some("2052")), DeviceClass::Speaker);
         assert_eq!(cast(None), DeviceClass::Television);
+    }
+
+    #[test]
+    fn a_service_at_a_strange_address_is_shown_and_not_connected_to() {
+        let at = |text: &str| {
+            let addresses = BTreeSet::from([text.parse().expect("an address")]);
+            access("_mpd._tcp", DeviceClass::Jukebox, 6600, &addresses)
+        };
+        for strange in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "224.0.0.251",
+            "::1",
+            "fe80::1",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(matches!(at(strange), Access::DnsSd { .. }), "{strange}");
+        }
+        for sound in ["192.168.1.9", "fd00::9"] {
+            assert!(matches!(at(sound), Access::Mpd(_)), "{sound}");
+        }
     }
 
     #[test]

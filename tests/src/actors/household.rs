@@ -329,6 +329,19 @@ impl Household {
             .map(drop)
     }
 
+    /// Uses a jukebox's own queue and library: `action` is `play`, `next`, `pause` …
+    pub async fn jukebox(&self, device: &Device, fields: &[(&str, &str)]) -> Result<()> {
+        self.done(&format!("/devices/{}/jukebox", percent(&device.id)), fields)
+            .await
+            .map(drop)
+    }
+
+    /// A device's page.
+    pub async fn device_page(&self, device: &Device) -> Result<String> {
+        let path = format!("/devices/{}", percent(&device.id));
+        Ok(self.session.get(&path).await?.ok()?.body)
+    }
+
     /// Shares a title with one home, privately, and sends it there; the answer may be a refusal.
     pub async fn push(&self, title: &str, home: &str) -> Result<Answer> {
         self.post(&format!("/library/{title}/push"), &[("home", home)])

@@ -36,8 +36,6 @@ const SLIDE: SignedDuration = SignedDuration::from_mins(10);
 /// An operator's session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// What every form must carry.
-    pub csrf: String,
     /// When it ends unless used.
     pub expires: Timestamp,
 }
@@ -163,11 +161,7 @@ impl Operator {
                 .write(move |tx| run(tx, sql, (hash, ms(fresh))))
                 .await?;
         }
-        let csrf = blake3::derive_key("mantel operator csrf 1", cookie.as_bytes());
-        Ok(Some(Session {
-            csrf: BASE32_NOPAD.encode(&csrf).to_ascii_lowercase(),
-            expires,
-        }))
+        Ok(Some(Session { expires }))
     }
 
     /// Ends a session.

@@ -155,12 +155,7 @@ async fn the_operator_sets_a_password_once_and_logs_in_with_it() {
             .is_err(),
         "the link works once"
     );
-    let session = operator
-        .session(&cookie)
-        .await
-        .expect("read")
-        .expect("logged in");
-    assert!(!session.csrf.is_empty() && session.csrf != cookie);
+    assert!(operator.session(&cookie).await.expect("read").is_some());
     assert!(operator.session("guess").await.expect("read").is_none());
     assert!(operator.log_in("wrong horse!", here).await.is_err());
     let second = operator

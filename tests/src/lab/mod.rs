@@ -18,6 +18,7 @@
 mod browser;
 mod cpu;
 mod guard;
+mod guest;
 mod http;
 mod net;
 mod peers;
@@ -33,6 +34,7 @@ use anyhow::{Context as _, Result, bail};
 pub use browser::Browser;
 pub use cpu::{CpuTime, cpu_time};
 pub use guard::is_running;
+pub use guest::{Guest, GuestBuilder};
 pub use http::{Page, Session, form_body};
 pub use net::{Home, Mode, Net, NetBuilder, Place};
 pub use peers::{Capture, CaptureSummary, MediaServer, Renderer};

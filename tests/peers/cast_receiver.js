@@ -8,6 +8,7 @@
 'use strict';
 
 const { Server } = require('castv2');
+const { CastMessage } = require('castv2/lib/proto');
 const { spawn, execFile } = require('child_process');
 const fs = require('fs');
 
@@ -247,4 +248,14 @@ setInterval(() => {
 setInterval(() => { if (player && player.state === 'PLAYING') say(); }, 500);
 
 process.on('SIGTERM', () => { halt(); process.exit(0); });
-server.listen(Number(port), address, () => console.log('ready'));
+
+// castv2 reads its protobuf schema after it is required.
+function listen() {
+  try {
+    CastMessage.parse(Buffer.alloc(0));
+  } catch (error) {
+    if (/not loaded/.test(error.message)) return setTimeout(listen, 20);
+  }
+  server.listen(Number(port), address, () => console.log('ready'));
+}
+listen();

@@ -444,7 +444,8 @@ fn reachable(addresses: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     usable.next().copied()
 }
 
-/// `Kitchen._mpd._tcp.local.` → `Kitchen`; AirPlay's `0123456789ab@Kitchen` → `Kitchen`.
+/// `Kitchen._mpd._tcp.local.` → `Kitchen`; AirPlay's `0123456789ab@Kitchen` → `Kitchen`; MPD's `Kitchen[4711]`, which has
+/// its process ID and so changes with each start, → `Kitchen`.
 fn instance_name<'a>(fullname: &'a str, service: &str) -> &'a str {
     let name = fullname.strip_suffix(DOMAIN).unwrap_or(fullname);
     let name = name
@@ -453,6 +454,17 @@ fn instance_name<'a>(fullname: &'a str, service: &str) -> &'a str {
         .trim_end_matches('.');
     match name.split_once('@') {
         Some((mac, name)) if service == "_raop._tcp" && mac.len() == 12 => name,
+        _ if service == "_mpd._tcp" => without_process_id(name),
+        _ => name,
+    }
+}
+
+fn without_process_id(name: &str) -> &str {
+    let bare = name
+        .strip_suffix(']')
+        .and_then(|name| name.rsplit_once('['));
+    match bare {
+        Some((bare, id)) if !bare.is_empty() && id.parse::<u32>().is_ok() => bare,
         _ => name,
     }
 }
@@ -491,7 +503,14 @@ mod tests {
             instance_name("0278000000aa@Kitchen._raop._tcp.local.", "_raop._tcp"),
             "Kitchen"
         );
-        assert_eq!(instance_name("odd", "_mpd._tcp"), "odd");
+        for (told, shown) in [
+            ("odd", "odd"),
+            ("Kitchen[4711]._mpd._tcp.local.", "Kitchen"),
+            ("Kitchen [old]._mpd._tcp.local.", "Kitchen [old]"),
+            ("[7]._mpd._tcp.local.", "[7]"),
+        ] {
+            assert_eq!(instance_name(told, "_mpd._tcp"), shown, "{told}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Start: data directory and its lock, database, keys, listeners, then the modules from the library upwards; pages last.
 //! Stop: the task tree ends (requests under way get ten seconds), then the database's writer, then the lock.
 
+use crate::cameras::{self, CameraError, Cameras};
 use crate::catalog::{self, Catalog, CatalogError};
 use crate::config::Config;
 use crate::devices::{self, Devices, DevicesError, OwnVoice};
@@ -34,6 +35,7 @@ pub const SCHEMAS: &[Schema] = &[
     link::SCHEMA,
     library::SCHEMA,
     devices::SCHEMA,
+    cameras::SCHEMA,
     rights::SCHEMA,
     catalog::SCHEMA,
     exchange::SCHEMA,
@@ -90,6 +92,9 @@ pub enum AppError {
     /// Discovery cannot start.
     #[error("cannot look for devices")]
     Devices(#[from] DevicesError),
+    /// The cameras cannot be read.
+    #[error("cannot read the cameras")]
+    Cameras(#[from] CameraError),
     /// The exchange cannot start.
     #[error("cannot start the exchange with other homes")]
     Exchange(#[from] StartError),
@@ -194,6 +199,14 @@ async fn start_parts(
         tasks,
     )
     .await?;
+    let cameras = Cameras::start(
+        db.clone(),
+        library.clone(),
+        devices.clone(),
+        clock.clone(),
+        tasks,
+    )
+    .await?;
     let exchange = Exchange::start(
         ExchangeOptions {
             direct: config.exchange.direct,
@@ -233,6 +246,7 @@ async fn start_parts(
         link,
         library,
         devices,
+        cameras,
         rights,
         catalog,
         exchange,

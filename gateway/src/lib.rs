@@ -1,6 +1,7 @@
 //! The gateway in each home.
 
 pub mod app;
+pub mod cameras;
 pub mod catalog;
 pub mod config;
 pub mod devices;

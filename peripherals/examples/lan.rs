@@ -7,6 +7,9 @@
 //! lan [--loopback] play NAME URL MIME           play on a renderer: position, pause, seek, volume, stop
 //! lan [--loopback] watch NAME SECONDS           print what a device tells of itself
 //! lan [--loopback] capture NAME                 print a capture of a device, secrets removed
+//! lan camera NAME FILE [USER PASSWORD]          a still to FILE, then ten seconds of its live stream, counted
+//! lan rtsp URL FILE                             the same of a stream at rtsp://[USER:PASSWORD@]ADDRESS/…
+//! lan v4l2 NODE FILE                            the same of a camera on a cable, with all that it offers
 //! ```
 //! NAME is part of a device's name.
 #![allow(clippy::print_stdout, reason = "a tool for the terminal")]
@@ -21,7 +24,9 @@ use mantel_peripherals::discovery::{Discovery, DiscoveryConfig, Loopback, Snapsh
 use mantel_peripherals::media::{
     FetchRequest, Item, MediaKind, PlayRequest, TransportState, Volume, WalkLimits,
 };
-use mantel_peripherals::{Device, MediaSource, Renderer};
+use mantel_peripherals::rtsp::{RtspAccess, RtspCamera, RtspUrl, Transport};
+use mantel_peripherals::v4l2::{V4l2Access, V4l2Camera};
+use mantel_peripherals::{Camera, Device, Login, MediaSource, Renderer};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +47,11 @@ async fn main() -> anyhow::Result<()> {
         arguments.remove(0);
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["v4l2", node, file] => return v4l2(node, file).await,
+        ["rtsp", url, file] => return rtsp(url, file).await,
+        _ => {}
+    }
     let cancel = CancellationToken::new();
     let (devices, discovery) = Discovery::start(config, cancel.clone());
     let result = match arguments[..] {
@@ -57,8 +67,14 @@ async fn main() -> anyhow::Result<()> {
             println!("{}", serde_json::to_string_pretty(&capture)?);
             Ok(())
         }
+        ["camera", name, file] => look(&camera(devices, name, None).await?, file).await,
+        ["camera", name, file, user, password] => {
+            let login = Login::new(user, password).context("no such log-in")?;
+            look(&camera(devices, name, Some(login)).await?, file).await
+        }
         _ => bail!(
-            "usage: lan [--loopback] devices | browse NAME | fetch NAME TITLE FILE | play NAME URL MIME"
+            "usage: lan [--loopback] devices | browse NAME | fetch NAME TITLE FILE | play NAME URL MIME | \
+             camera NAME FILE [USER PASSWORD] | rtsp URL FILE | v4l2 NODE FILE"
         ),
     };
     cancel.cancel();
@@ -156,6 +172,68 @@ async fn watch(devices: watch::Receiver<Snapshot>, name: &str, seconds: u64) -> 
     for changes in changes {
         changes.end().await;
     }
+    Ok(())
+}
+
+async fn camera(
+    devices: watch::Receiver<Snapshot>,
+    name: &str,
+    login: Option<Login>,
+) -> anyhow::Result<Camera> {
+    wait_for(devices, name, |device| device.camera(login.clone())).await
+}
+
+async fn rtsp(url: &str, file: &str) -> anyhow::Result<()> {
+    let (url, login) = match RtspUrl::typed(url) {
+        Ok(typed) => (typed.url, typed.login),
+        // A camera that is a program on this machine.
+        Err(_) => (
+            RtspUrl::parse(url, std::net::Ipv4Addr::LOCALHOST.into())?,
+            None,
+        ),
+    };
+    let access = RtspAccess {
+        url,
+        transport: Transport::Interleaved,
+    };
+    let camera = RtspCamera::new("The camera".to_owned(), access, login);
+    look(&Camera::Rtsp(camera), file).await
+}
+
+async fn v4l2(node: &str, file: &str) -> anyhow::Result<()> {
+    let access = V4l2Access {
+        node: node.into(),
+        name: node.to_owned(),
+    };
+    let camera = V4l2Camera::new(node.to_owned(), access);
+    for mode in camera.modes().await? {
+        println!("offers {mode}");
+    }
+    look(&Camera::V4l2(camera), file).await
+}
+
+async fn look(camera: &Camera, file: &str) -> anyhow::Result<()> {
+    let still = camera.still().await?;
+    std::fs::write(file, &still.bytes)?;
+    println!("still {} {} bytes to {file}", still.mime, still.bytes.len());
+    let mut live = camera.live().await?;
+    for track in live.tracks() {
+        println!("track {track:?}");
+    }
+    let mut counted = vec![(0_u64, 0_u64, 0_u64); live.tracks().len()];
+    let all = async {
+        while let Some(unit) = live.next().await {
+            let unit = unit?;
+            let (units, keys, bytes) = &mut counted[unit.track];
+            *units += 1;
+            *keys += u64::from(unit.key);
+            *bytes += unit.bytes.len() as u64;
+        }
+        anyhow::Ok(())
+    };
+    // Ten seconds, or until it ends by itself.
+    let ended = timeout(Duration::from_secs(10), all).await;
+    println!("units, keys, bytes of each track: {counted:?}; ended: {ended:?}");
     Ok(())
 }
 

@@ -11,12 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::alsa::{LineIn, SoundPort};
 use crate::cast::{CastAccess, CastPlayer};
 use crate::disc::{Disc, DiscAccess, Medium};
+use crate::live::{Camera, Login};
 use crate::mpd::{Jukebox, MpdAccess};
-use crate::onvif::OnvifAccess;
+use crate::onvif::{OnvifAccess, OnvifCamera};
 use crate::ptp::{PtpAccess, PtpSource};
+use crate::rtsp::{RtspAccess, RtspCamera};
 use crate::storage::{Storage, StorageAccess};
 use crate::upnp::{MediaServer, RendererAccess, ServerAccess};
-use crate::v4l2::V4l2Access;
+use crate::v4l2::{V4l2Access, V4l2Camera};
 use crate::{MediaSource, Recorder, Renderer};
 
 /// Longest name, maker or model kept from a device, in characters. The rest is cut off.
@@ -234,6 +236,8 @@ pub enum Access {
     UpnpBoth(ServerAccess, RendererAccess),
     /// An ONVIF device service: a network camera or recorder.
     Onvif(OnvifAccess),
+    /// RTSP alone: a camera announced by DNS-SD or added by its address.
+    Rtsp(RtspAccess),
     /// Video4Linux: a camera on a cable.
     V4l2(V4l2Access),
     /// The output of a sound card of this machine: loudspeakers.
@@ -272,9 +276,12 @@ impl Access {
             Self::UpnpBoth(..) => (true, true),
             Self::Storage(access) => (!access.volumes.is_empty(), false),
             Self::Disc(access) => (access.medium == Medium::Audio, false),
-            Self::Onvif(_) | Self::V4l2(_) | Self::AlsaIn(_) | Self::DnsSd { .. } | Self::None => {
-                (false, false)
-            }
+            Self::Onvif(_)
+            | Self::Rtsp(_)
+            | Self::V4l2(_)
+            | Self::AlsaIn(_)
+            | Self::DnsSd { .. }
+            | Self::None => (false, false),
         };
         let mut set = BTreeSet::new();
         if list {
@@ -289,6 +296,9 @@ impl Access {
         }
         if matches!(self, Self::AlsaIn(_)) {
             set.insert(Capability::Capture);
+        }
+        if matches!(self, Self::Onvif(_) | Self::Rtsp(_) | Self::V4l2(_)) {
+            set.insert(Capability::LiveStream);
         }
         set
     }
@@ -402,6 +412,7 @@ impl Device {
                 | Access::Storage(_)
                 | Access::Disc(_)
                 | Access::Onvif(_)
+                | Access::Rtsp(_)
                 | Access::V4l2(_)
                 | Access::AlsaOut(_)
                 | Access::AlsaIn(_)
@@ -434,6 +445,7 @@ impl Device {
                 | Access::Disc(_)
                 | Access::Ptp(_)
                 | Access::Onvif(_)
+                | Access::Rtsp(_)
                 | Access::V4l2(_)
                 | Access::AlsaOut(_)
                 | Access::AlsaIn(_)
@@ -470,6 +482,36 @@ impl Device {
                 Access::Mpd(access) => Some(Jukebox::new(part.name.clone(), access.clone())),
                 _ => None,
             })
+    }
+
+    /// The device as a camera, if it is one: parts that answer first, and of those the one that tells most. `login` is
+    /// what the household entered for this device.
+    pub fn camera(&self, login: Option<Login>) -> Option<Camera> {
+        let name = || self.name.clone();
+        let (_, access) = self
+            .parts_online_first()
+            .filter_map(|part| {
+                let rank = match &part.access {
+                    Access::Onvif(_) => 0,
+                    Access::V4l2(_) => 1,
+                    Access::Rtsp(_) => 2,
+                    _ => return None,
+                };
+                Some(((part.state != DeviceState::Online, rank), &part.access))
+            })
+            .min_by_key(|(rank, _)| *rank)?;
+        match access {
+            Access::Onvif(access) => {
+                let camera = OnvifCamera::new(name(), access.clone(), login);
+                Some(Camera::Onvif(camera))
+            }
+            Access::Rtsp(access) => {
+                let camera = RtspCamera::new(name(), access.clone(), login);
+                Some(Camera::Rtsp(camera))
+            }
+            Access::V4l2(access) => Some(Camera::V4l2(V4l2Camera::new(name(), access.clone()))),
+            _ => None,
+        }
     }
 
     fn parts_online_first(&self) -> impl Iterator<Item = &Part> {

@@ -57,10 +57,12 @@ pub mod mpd;
 pub mod mtp;
 pub mod neighbours;
 pub mod onvif;
+pub mod picture;
 pub mod ptp;
 pub mod ptp_ip;
 pub mod recorder;
 pub mod registry;
+pub mod rtsp;
 pub mod storage;
 pub mod upnp;
 pub mod url;
@@ -75,6 +77,7 @@ pub use changes::{Change, Changes, MediaChange};
 pub use device::{
     Access, Capability, Device, DeviceClass, DeviceKey, DeviceState, MacAddress, Part,
 };
+pub use live::{Camera, Login};
 pub use media::{MediaSource, Renderer};
 pub use recorder::Recorder;
 pub use walk::{Walk, WalkSummary};

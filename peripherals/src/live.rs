@@ -7,9 +7,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::media::Cause;
+use crate::onvif::OnvifCamera;
+use crate::picture::still_of;
+use crate::rtsp::RtspCamera;
+use crate::v4l2::V4l2Camera;
 
 /// Largest access unit kept, in bytes: a key frame of a 4K camera at its best quality stays below it.
 pub const MAX_ACCESS_UNIT_BYTES: usize = 8 << 20;
@@ -17,6 +23,110 @@ pub const MAX_ACCESS_UNIT_BYTES: usize = 8 << 20;
 pub const MAX_STILL_BYTES: usize = 32 << 20;
 /// Most tracks of one live stream.
 pub const MAX_TRACKS: usize = 8;
+
+/// Longest user name or password, in characters.
+pub const MAX_LOGIN_CHARS: usize = 128;
+/// How long a first key frame is waited for: cameras send one every few seconds.
+pub const FIRST_STILL_TIME: Duration = Duration::from_secs(25);
+
+/// The household's user name and password at one device. Says nothing of itself in logs; wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    user: Zeroizing<String>,
+    password: Zeroizing<String>,
+}
+
+impl Login {
+    /// A log-in; `None` when the user name is empty, or either is longer than [`MAX_LOGIN_CHARS`] or holds control
+    /// characters.
+    pub fn new(user: &str, password: &str) -> Option<Self> {
+        let fits = |text: &str| {
+            text.chars().count() <= MAX_LOGIN_CHARS && !text.chars().any(char::is_control)
+        };
+        (!user.is_empty() && fits(user) && fits(password)).then(|| Self {
+            user: Zeroizing::new(user.to_owned()),
+            password: Zeroizing::new(password.to_owned()),
+        })
+    }
+
+    /// The user name.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The password.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login")
+    }
+}
+
+/// A camera, by whatever it speaks. Cheap to clone; holds no connection.
+#[derive(Clone, Debug)]
+pub enum Camera {
+    /// By ONVIF, which tells where its stream is.
+    Onvif(OnvifCamera),
+    /// By RTSP alone.
+    Rtsp(RtspCamera),
+    /// On a cable, by Video4Linux.
+    V4l2(V4l2Camera),
+}
+
+impl Camera {
+    /// Its name for people.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Onvif(camera) => camera.name(),
+            Self::Rtsp(camera) => camera.name(),
+            Self::V4l2(camera) => camera.name(),
+        }
+    }
+
+    /// One picture as the camera gives it: a JPEG, or a coded picture that a media tool can read (see
+    /// [`crate::picture`]).
+    pub async fn still(&self) -> Result<Still, LiveError> {
+        match self {
+            Self::Onvif(camera) => camera.still().await,
+            Self::Rtsp(camera) => camera.still().await,
+            Self::V4l2(camera) => camera.still().await,
+        }
+    }
+
+    /// Picture and sound as they happen. Taking a stream up again after it broke is the caller's decision.
+    pub async fn live(&self) -> Result<LiveStream, LiveError> {
+        match self {
+            Self::Onvif(camera) => camera.live().await,
+            Self::Rtsp(camera) => camera.live().await,
+            Self::V4l2(camera) => camera.live().await,
+        }
+    }
+}
+
+/// The first picture of a live stream at which decoding may begin, as a file.
+pub(crate) async fn first_still(mut stream: LiveStream, device: &str) -> Result<Still, LiveError> {
+    let bad = |source: &str| LiveError::BadStream {
+        device: device.to_owned(),
+        source: source.into(),
+    };
+    let find = async {
+        while let Some(unit) = stream.next().await {
+            let unit = unit?;
+            let track = stream.tracks().get(unit.track);
+            if let Some(track) = track.filter(|track| track.is_picture() && unit.key) {
+                return still_of(track, &unit.bytes).ok_or_else(|| bad("a picture is damaged"));
+            }
+        }
+        Err(bad("the stream ended before a picture came"))
+    };
+    timeout(FIRST_STILL_TIME, find)
+        .await
+        .unwrap_or_else(|_| Err(bad("no picture came that can be read alone")))
+}
 
 /// How the access units of a track are coded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +184,13 @@ pub struct Track {
     pub kind: TrackKind,
     /// Its coding.
     pub codec: Codec,
+}
+
+impl Track {
+    /// Whether it carries pictures.
+    pub fn is_picture(&self) -> bool {
+        matches!(self.kind, TrackKind::Video { .. })
+    }
 }
 
 /// One picture, or one packet of sound.

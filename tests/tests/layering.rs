@@ -21,7 +21,7 @@ const GATEWAY: &[&[&str]] = &[
     &["web"],
     &["playback"],
     &["exchange"],
-    &["rights", "catalog", "recording"],
+    &["rights", "catalog", "recording", "cameras"],
     &["library", "devices", "link"],
 ];
 

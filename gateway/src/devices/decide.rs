@@ -27,7 +27,7 @@ impl Devices {
     }
 
     /// Uses a device from now on, unless something else was decided.
-    pub(super) async fn admit_if_new(&self, id: &str) -> Result<(), DevicesError> {
+    pub(crate) async fn admit_if_new(&self, id: &str) -> Result<(), DevicesError> {
         let admit = |decision: &mut Decision| {
             if decision.standing == DeviceStanding::New {
                 decision.standing = DeviceStanding::Admitted;
@@ -93,6 +93,18 @@ impl Devices {
             }
         }
         Ok(undone.name)
+    }
+
+    /// Forgets a device and what was decided about it: one that the household had named itself and has removed.
+    pub(crate) async fn forget(&self, keys: Vec<String>) -> Result<(), DevicesError> {
+        let writes = Arc::clone(&self.inner.writes);
+        let write = move |tx: &rusqlite::Transaction<'_>| {
+            store::forget(tx, &keys)?;
+            Ok::<_, DbError>(store::everything(tx)?.numbered(&writes))
+        };
+        let all = self.inner.db.write(write).await?;
+        self.keep(all);
+        Ok(())
     }
 
     async fn decide(

@@ -32,6 +32,7 @@ use mantel_peripherals::alsa::{Ports, SoundCards, Speakers};
 use mantel_peripherals::discovery::{Discovery, DiscoveryConfig, Loopback, Snapshot, SsdpConfig};
 use mantel_peripherals::media::{ListError, MAX_PAGE, ObjectId, Page, PageRequest};
 use mantel_peripherals::mpd::Jukebox;
+use mantel_peripherals::registry::Sighting;
 use mantel_peripherals::{
     Capability, Device, DeviceClass, DeviceKey, DeviceState, MacAddress, MediaSource, Recorder,
     Renderer,
@@ -198,6 +199,12 @@ pub enum DevicesError {
     /// It lists its media and gives no files.
     #[error("\"{name}\" plays its media but gives no files away; nothing was imported")]
     GivesNothing {
+        /// Its name.
+        name: String,
+    },
+    /// It is no camera.
+    #[error("\"{name}\" is no camera that this gateway can use")]
+    NoCamera {
         /// Its name.
         name: String,
     },
@@ -502,6 +509,37 @@ impl Devices {
         Some((device.recorder()?, row))
     }
 
+    /// A device as a camera: under the household's name for it, with all of its keys.
+    pub(crate) fn seen_camera(&self, id: &str) -> Result<SeenCamera, DevicesError> {
+        let mut device = self.device(id)?;
+        let name = self.name_of(&device);
+        let standing = self.row(&device).map(|row| row.standing);
+        if standing == Some(DeviceStanding::Ignored) {
+            return Err(DevicesError::Ignored { name });
+        }
+        if !device.capabilities.contains(&Capability::LiveStream) {
+            return Err(DevicesError::NoCamera { name });
+        }
+        let keys = device.aliases.iter();
+        let keys = keys.map(|key| key.as_str().to_owned()).collect();
+        device.name = name;
+        Ok(SeenCamera { device, keys })
+    }
+
+    /// Lists a device that the household named itself.
+    pub(crate) async fn list(&self, sighting: Sighting) {
+        if let Some(discovery) = &self.inner.discovery {
+            discovery.tell(sighting).await;
+        }
+    }
+
+    /// Takes back what was listed by [`Devices::list`].
+    pub(crate) async fn unlist(&self, device: DeviceKey) {
+        if let Some(discovery) = &self.inner.discovery {
+            discovery.take_back(device).await;
+        }
+    }
+
     fn device(&self, id: &str) -> Result<Device, DevicesError> {
         let key = DeviceKey::new(id).ok_or(DevicesError::NoSuchDevice)?;
         let seen = self.inner.seen.borrow();
@@ -554,6 +592,14 @@ impl Devices {
             discovery.recheck(key).await;
         }
     }
+}
+
+/// A device that is a camera.
+pub(crate) struct SeenCamera {
+    /// The device, under the household's name for it.
+    pub(crate) device: Device,
+    /// Its keys.
+    pub(crate) keys: Vec<String>,
 }
 
 /// A device that plays.

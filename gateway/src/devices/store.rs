@@ -258,6 +258,15 @@ fn memory(db: &Connection) -> rusqlite::Result<Vec<Memory>> {
     rows.collect()
 }
 
+/// Forgets what was decided about a device and that it was there.
+pub(super) fn forget(tx: &Transaction<'_>, keys: &[String]) -> rusqlite::Result<()> {
+    for key in keys {
+        tx.execute("DELETE FROM device_decisions WHERE key = $1", [key])?;
+        tx.execute("DELETE FROM device_memory WHERE id = $1", [key])?;
+    }
+    Ok(())
+}
+
 /// Remembers a device as it is now; `forgotten` are the ids under which it was remembered before.
 pub(super) fn remember(
     tx: &Transaction<'_>,

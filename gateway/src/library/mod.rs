@@ -4,12 +4,14 @@
 //! - `source`, `import`, `sealing`, `progress`: from a device or an upload to a sealed title.
 //! - `resumable`, `resumable_file`: uploads that are taken up again.
 //! - `sandbox`, `probe`: what a file is and looks like, found out by media tools in a sandbox.
+//! - `capture`: pictures and clips that the gateway takes itself.
 //! - `plain`: plaintext by range, in memory only.
 //! - `keys`: content keys and thumbnails sealed under the store key. `store`: the tables.
 //!
 //! Deliberately absent: who may play what (`rights`), and keys of licensed titles (they stay in their license).
 
 mod blobs;
+mod capture;
 mod import;
 mod keys;
 mod partial;
@@ -29,11 +31,14 @@ mod resumable_tests;
 pub(crate) mod tests;
 
 pub use blobs::{BlobError, BlobReader, BlobStore, MAX_READ, bytes_in_words};
+pub use capture::CaptureError;
+pub(crate) use capture::Reel;
 pub use import::ImportError;
 pub use partial::{BATCH_BYTES, PartialBlob};
 pub use plain::{MAX_PLAIN_READ, PlainError, PlainReader};
 pub use progress::{ImportPhase, ImportProgress};
 pub use resumable::{KEEP_UPLOADS, UploadError, UploadId, UploadState};
+pub(crate) use sandbox::{ClipPicture, ClipSound};
 pub use sandbox::{DECODE_COMMAND, MediaTools};
 pub use source::{ImportSource, SourceError, SourceStream};
 

@@ -8,6 +8,8 @@
 
 use super::plain::InMemory;
 use mantel_peripherals::decode::{Decoder, Worker};
+use mantel_peripherals::live::MAX_STILL_BYTES;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,11 +22,19 @@ const CPU_SECONDS: u32 = 20;
 /// Wall-clock time of one run.
 const WALL_TIME: Duration = Duration::from_secs(45);
 /// Wall-clock seconds after which a run ends that has lost its gateway (kill -9).
-const ORPHAN_SECONDS: &str = "60";
+const ORPHAN_SECONDS: u32 = 60;
+/// Processor seconds for a clip: pictures that must be coded anew take about a second for each on a small machine.
+const CLIP_CPU_SECONDS: u32 = 300;
+/// Wall-clock time for a clip.
+const CLIP_WALL_TIME: Duration = Duration::from_mins(6);
+/// [`ORPHAN_SECONDS`] for a clip.
+const CLIP_ORPHAN_SECONDS: u32 = 400;
+/// Largest clip, bytes.
+pub(crate) const MAX_CLIP_BYTES: u64 = 256 * 1024 * 1024;
 /// Address space of one run, bytes.
 const MEMORY_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// Largest file that a run may write (its `/tmp` is empty and gone afterwards), bytes.
-const FILE_BYTES: u32 = 1024 * 1024;
+const FILE_BYTES: u64 = 1024 * 1024;
 /// Open files of one run.
 const OPEN_FILES: u32 = 64;
 /// Largest output of one run, bytes.
@@ -41,12 +51,12 @@ const OWN_PROGRAM: &str = "/tmp/decode";
 /// Processor seconds of one decoding worker: the longest film's sound takes minutes.
 const DECODE_CPU_SECONDS: u32 = 3600;
 /// Wall-clock seconds after which a decoding worker ends: a title may be paused for a day.
-const DECODE_ORPHAN_SECONDS: &str = "172800";
+const DECODE_ORPHAN_SECONDS: u32 = 172_800;
 
 /// Demuxers that may be tried: what cameras, recorders and phones write. Playlists and scripts are not among them.
 const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mp3,aac,flac,ogg,wav,w64,aiff,asf,avi,flv,mpeg,mpegts,\
 mpegvideo,h264,hevc,m4v,dv,mxf,amr,ac3,eac3,dts,ape,caf,au,ivf,rm,wv,tta,\
-jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif,gif_pipe,image2,jpegxl_pipe,j2k_pipe,ppm_pipe,pgm_pipe";
+jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif,gif_pipe,image2,jpegxl_pipe,j2k_pipe,ppm_pipe,pgm_pipe,yuv4mpegpipe";
 
 /// What can be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +72,76 @@ pub(crate) enum Operation {
         /// From the beginning, milliseconds.
         at_ms: u64,
     },
+    /// ffmpeg makes a JPEG of the first picture, in its full size.
+    Still,
+    /// ffmpeg makes an MP4 of a recorded Matroska stream.
+    Clip {
+        /// What becomes of its pictures.
+        picture: ClipPicture,
+        /// What becomes of its sound.
+        sound: ClipSound,
+    },
+}
+
+/// What becomes of a clip's pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClipPicture {
+    /// Kept as they are.
+    Copy,
+    /// H.265, kept as it is, with the tag that players know it by.
+    CopyH265,
+    /// JPEG or raw: coded as H.264, since nothing plays those in an MP4.
+    Encode,
+}
+
+/// What becomes of a clip's sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClipSound {
+    /// Kept as it is.
+    Copy,
+    /// G.711 or raw: coded as AAC, since an MP4 holds neither.
+    Encode,
+}
+
+/// The limits of a run that depend on what is run.
+struct Limits {
+    cpu_seconds: u32,
+    wall_time: Duration,
+    /// Wall-clock seconds after which a run ends that has lost its gateway (kill -9).
+    orphan_seconds: u32,
+    file_bytes: u64,
+    output_bytes: u64,
+}
+
+impl Limits {
+    const USUAL: Self = Self {
+        cpu_seconds: CPU_SECONDS,
+        wall_time: WALL_TIME,
+        orphan_seconds: ORPHAN_SECONDS,
+        file_bytes: FILE_BYTES,
+        output_bytes: MAX_OUTPUT_BYTES,
+    };
 }
 
 impl Operation {
+    fn limits(self) -> Limits {
+        let usual = Limits::USUAL;
+        match self {
+            Self::Version | Self::Describe | Self::PictureDate | Self::Frame { .. } => usual,
+            Self::Still => Limits {
+                output_bytes: MAX_STILL_BYTES as u64,
+                ..usual
+            },
+            Self::Clip { .. } => Limits {
+                cpu_seconds: CLIP_CPU_SECONDS,
+                wall_time: CLIP_WALL_TIME,
+                orphan_seconds: CLIP_ORPHAN_SECONDS,
+                file_bytes: MAX_CLIP_BYTES,
+                ..usual
+            },
+        }
+    }
+
     fn program_and_arguments(self) -> (&'static str, Vec<String>) {
         let fixed = |words: &[&str]| {
             words
@@ -132,6 +209,67 @@ impl Operation {
                 ]));
                 ("/usr/bin/ffmpeg", words)
             }
+            Self::Still => {
+                let mut words = fixed(&["-v", "error", "-nostdin", "-threads", "1"]);
+                words.extend(fixed(&INPUT));
+                words.extend(fixed(&[
+                    "-map",
+                    "0:v:0",
+                    "-frames:v",
+                    "1",
+                    "-vf",
+                    "format=yuvj420p",
+                ]));
+                words.extend(fixed(&[
+                    "-map_metadata",
+                    "-1",
+                    "-c:v",
+                    "mjpeg",
+                    "-q:v",
+                    "2",
+                ]));
+                words.extend(fixed(&["-f", "image2pipe", "pipe:1"]));
+                ("/usr/bin/ffmpeg", words)
+            }
+            Self::Clip { picture, sound } => {
+                let mut words = fixed(&["-v", "error", "-nostdin", "-y", "-threads", "2"]);
+                words.extend(fixed(&INPUT));
+                words.extend(fixed(&[
+                    "-map",
+                    "0:v:0?",
+                    "-map",
+                    "0:a:0?",
+                    "-map_metadata",
+                    "-1",
+                ]));
+                words.extend(fixed(match picture {
+                    ClipPicture::Copy => &["-c:v", "copy"],
+                    ClipPicture::CopyH265 => &["-c:v", "copy", "-tag:v", "hvc1"],
+                    ClipPicture::Encode => &[
+                        "-c:v",
+                        "libx264",
+                        "-preset",
+                        "ultrafast",
+                        "-crf",
+                        "23",
+                        "-pix_fmt",
+                        "yuv420p",
+                    ],
+                }));
+                words.extend(fixed(match sound {
+                    ClipSound::Copy => &["-c:a", "copy"],
+                    ClipSound::Encode => &["-c:a", "aac", "-b:a", "64k"],
+                }));
+                // A place in memory, not a pipe: an MP4's tables go to its head at the end.
+                words.extend(fixed(&[
+                    "-movflags",
+                    "+faststart",
+                    "-f",
+                    "mp4",
+                    "/proc/self/fd/1",
+                ]));
+                ("/usr/bin/ffmpeg", words)
+            }
         }
     }
 }
@@ -180,7 +318,7 @@ impl Sandbox {
     pub(crate) async fn tools(&self) -> MediaTools {
         self.tools
             .get_or_init(|| async {
-                match self.execute(Operation::Version, None).await {
+                match self.execute(Operation::Version, None, None).await {
                     Ok(_) => MediaTools::Ready,
                     Err((_, complaint)) => {
                         tracing::warn!(complaint, "no sandbox for media tools: media is not looked into");
@@ -203,6 +341,27 @@ impl Sandbox {
         operation: Operation,
         input: &InMemory,
     ) -> Result<Vec<u8>, SandboxError> {
+        self.run_with(operation, input, None).await
+    }
+
+    /// Runs one operation that writes its result into `output`, a file in memory.
+    pub(crate) async fn run_into(
+        &self,
+        operation: Operation,
+        input: &InMemory,
+        output: &File,
+    ) -> Result<(), SandboxError> {
+        self.run_with(operation, input, Some(output))
+            .await
+            .map(drop)
+    }
+
+    async fn run_with(
+        &self,
+        operation: Operation,
+        input: &InMemory,
+        output: Option<&File>,
+    ) -> Result<Vec<u8>, SandboxError> {
         if let MediaTools::Missing(why) = self.tools().await {
             return Err(SandboxError::Unavailable(why));
         }
@@ -211,7 +370,7 @@ impl Sandbox {
             .acquire()
             .await
             .map_err(|_| SandboxError::Refused)?;
-        self.execute(operation, Some(input))
+        self.execute(operation, Some(input), output)
             .await
             .map_err(|(error, complaint)| {
                 tracing::debug!(?operation, complaint, "media tool");
@@ -223,21 +382,28 @@ impl Sandbox {
         &self,
         operation: Operation,
         input: Option<&InMemory>,
+        output: Option<&File>,
     ) -> Result<Vec<u8>, Failure> {
+        let limits = operation.limits();
         let failed = |error: std::io::Error| (SandboxError::Refused, error.to_string());
         let stdin = match input {
             Some(memory) => Stdio::from(memory.file.try_clone().map_err(failed)?),
             None => Stdio::null(),
         };
+        let stdout = match output {
+            Some(file) => Stdio::from(file.try_clone().map_err(failed)?),
+            None => Stdio::piped(),
+        };
         let mut child = command(&self.program, operation)
             .stdin(stdin)
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
         let mut group = Group(child.id());
-        let collected = tokio::time::timeout(WALL_TIME, collect(&mut child)).await;
+        let collected =
+            tokio::time::timeout(limits.wall_time, collect(&mut child, limits.output_bytes)).await;
         if child.id().is_none() {
             // It has been waited for: its number may be another's by now.
             group.0 = None;
@@ -248,28 +414,23 @@ impl Sandbox {
 
 fn command(bubblewrap: &Path, operation: Operation) -> Command {
     let (program, arguments) = operation.program_and_arguments();
-    let mut command = enclosed(bubblewrap, CPU_SECONDS, ORPHAN_SECONDS, None);
+    let mut command = enclosed(bubblewrap, &operation.limits(), None);
     command.arg("--").arg(program).args(arguments);
     command
 }
 
 /// The sandbox up to the program's name. `own`: a program from elsewhere than `/usr`, shown as [`OWN_PROGRAM`].
-fn enclosed(
-    bubblewrap: &Path,
-    cpu_seconds: u32,
-    orphan_seconds: &str,
-    own: Option<&Path>,
-) -> Command {
+fn enclosed(bubblewrap: &Path, limits: &Limits, own: Option<&Path>) -> Command {
     // Bubblewrap's own death signal leaves a child waiting for ever when the parent dies while it starts; a group of
     // its own with a time limit ends that too.
     let mut command = Command::new("timeout");
     command
-        .args(["-s", "KILL", orphan_seconds, "prlimit"])
+        .args(["-s", "KILL", &limits.orphan_seconds.to_string(), "prlimit"])
         .process_group(0);
     command.args([
-        format!("--cpu={cpu_seconds}"),
+        format!("--cpu={}", limits.cpu_seconds),
         format!("--as={MEMORY_BYTES}"),
-        format!("--fsize={FILE_BYTES}"),
+        format!("--fsize={}", limits.file_bytes),
         format!("--nofile={OPEN_FILES}"),
         "--core=0".to_owned(),
     ]);
@@ -310,12 +471,12 @@ pub(crate) fn decoder(bubblewrap: &Path, program: Option<PathBuf>) -> Decoder {
             Some(program) => program.clone(),
             None => std::env::current_exe()?,
         };
-        let mut command = enclosed(
-            &bubblewrap,
-            DECODE_CPU_SECONDS,
-            DECODE_ORPHAN_SECONDS,
-            Some(&program),
-        );
+        let limits = Limits {
+            cpu_seconds: DECODE_CPU_SECONDS,
+            orphan_seconds: DECODE_ORPHAN_SECONDS,
+            ..Limits::USUAL
+        };
+        let mut command = enclosed(&bubblewrap, &limits, Some(&program));
         let mut child = command
             .args(["--", OWN_PROGRAM, DECODE_COMMAND])
             .stdin(Stdio::piped())
@@ -353,14 +514,22 @@ impl Drop for Group {
 
 type Failure = (SandboxError, String);
 
-async fn collect(child: &mut Child) -> Result<Vec<u8>, Failure> {
-    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+async fn collect(child: &mut Child, output_bytes: u64) -> Result<Vec<u8>, Failure> {
+    let Some(stderr) = child.stderr.take() else {
         return Err((SandboxError::Refused, "no pipes".to_owned()));
     };
-    let (output, complaint) = tokio::join!(
-        bounded(stdout, MAX_OUTPUT_BYTES),
-        bounded(stderr, MAX_COMPLAINT_BYTES)
-    );
+    let stdout = child.stdout.take();
+    let printed = async {
+        match stdout {
+            Some(stdout) => bounded(stdout, output_bytes).await,
+            // It writes into a file.
+            None => Output {
+                kept: Vec::new(),
+                cut: false,
+            },
+        }
+    };
+    let (output, complaint) = tokio::join!(printed, bounded(stderr, MAX_COMPLAINT_BYTES));
     let complaint = String::from_utf8_lossy(&complaint.kept).trim().to_owned();
     if output.cut {
         return Err((SandboxError::Limit, "printed too much".to_owned()));

@@ -135,6 +135,31 @@ impl ImportSource {
         }
     }
 
+    /// What this gateway took from a device itself. `device` is the device's key and name.
+    pub(super) fn captured<E: Into<SourceError> + 'static>(
+        device: (&str, &str),
+        name: &str,
+        mime: &str,
+        taken: Timestamp,
+        size: u64,
+        bytes: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+    ) -> Self {
+        let (key, device) = device;
+        let told = Facts {
+            recorded: Some(taken),
+            ..bare(MediaKind::of_mime(mime), mime.to_owned())
+        };
+        Self {
+            device_key: key.to_owned(),
+            device: device.to_owned(),
+            remote_id: None,
+            name: clean_name(name),
+            size: Some(size),
+            told,
+            bytes: ImportBytes::Stream(bytes.map_err(Into::into).boxed()),
+        }
+    }
+
     /// A file on this machine.
     pub async fn file(path: &Path) -> io::Result<Self> {
         let file = tokio::fs::File::open(path).await?;

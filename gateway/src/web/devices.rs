@@ -2,6 +2,7 @@
 //! (F2, F5).
 
 use super::Site;
+use super::cameras::CameraCard;
 use super::fields::Fields;
 use super::format;
 use super::home::After;
@@ -151,6 +152,7 @@ struct DevicePage {
     device: DeviceCard,
     classes: Vec<(String, &'static str)>,
     jukebox: Option<JukeboxCard>,
+    camera: Option<CameraCard>,
     walk: Option<Walk>,
     entries: Vec<EntryRow>,
     object: Option<String>,
@@ -285,7 +287,14 @@ pub async fn browse(
             Err(refused) => problem = Some(Refusal::from_part(&refused).what),
         }
     }
+    let camera = if card.films && card.standing == "admitted" {
+        let on_network = card.on_network;
+        Some(CameraCard::of(&site, &device, on_network).await)
+    } else {
+        None
+    };
     Ok(page(&DevicePage {
+        camera,
         jukebox,
         follow,
         shell: Shell::plain(&site, Nav::Devices).with_notice(wanted.done.as_deref()),

@@ -9,6 +9,7 @@
 mod admin;
 mod assets;
 mod attempts;
+mod cameras;
 mod catalog;
 mod devices;
 mod events;
@@ -38,6 +39,7 @@ mod view;
 
 pub use store::SCHEMA;
 
+use crate::cameras::Cameras;
 use crate::catalog::Catalog;
 use crate::devices::Devices;
 use crate::exchange::Exchange;
@@ -88,6 +90,8 @@ pub struct WebState {
     pub library: Library,
     /// Peripherals.
     pub devices: Devices,
+    /// Cameras among them.
+    pub cameras: Cameras,
     /// What may be played.
     pub rights: Rights,
     /// What may be ordered.
@@ -176,6 +180,7 @@ fn household() -> Router<Arc<Site>> {
         .route("/devices", get(devices::list))
         .route("/devices/search", post(devices::search))
         .route("/devices/undo", post(devices::undo))
+        .route("/devices/camera", post(cameras::add))
         .route("/devices/{device}", get(devices::browse))
         .route("/devices/{device}/admit", post(devices::admit))
         .route("/devices/{device}/ignore", post(devices::ignore))
@@ -187,6 +192,16 @@ fn household() -> Router<Arc<Site>> {
             "/devices/{device}/import/cancel",
             post(devices::cancel_import),
         )
+        .route("/devices/{device}/still", get(cameras::still))
+        .route("/devices/{device}/picture", post(cameras::picture))
+        .route("/devices/{device}/clip", post(cameras::record))
+        .route("/devices/{device}/clip/stop", post(cameras::stop))
+        .route("/devices/{device}/login", post(cameras::log_in))
+        .route(
+            "/devices/{device}/login/forget",
+            post(cameras::forget_log_in),
+        )
+        .route("/devices/{device}/camera/remove", post(cameras::remove))
         .route("/devices/{device}/player", post(play::drive))
         .route("/devices/{device}/record", post(record::drive))
         .route("/devices/{device}/jukebox", post(jukebox::drive))

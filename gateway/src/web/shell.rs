@@ -145,6 +145,15 @@ fn notice(word: &str) -> Option<&'static str> {
         "importing" => "The import has begun. You can leave this page; it goes on by itself.",
         "import-cancelled" => "The import was stopped. What had arrived is in the library.",
         "imported" => "The file is in the library.",
+        "picture" => "The picture is in the library.",
+        "clip" => {
+            "It is being recorded. You can leave this page; the clip comes into the library by itself."
+        }
+        "clip-ended" => "The recording ends now. What was recorded comes into the library.",
+        "login" => "The user name and the password are kept, sealed. They are not shown again.",
+        "login-gone" => "The user name and the password are forgotten.",
+        "camera-added" => "The camera is added.",
+        "camera-removed" => "The camera is removed. Its pictures and clips stay in the library.",
         "offered" => "The title is in the catalog.",
         "offer-waiting" => "The offer is kept here and is sent as soon as the server is reached.",
         "withdrawn" => "The title is no longer offered. Homes that have it keep it.",

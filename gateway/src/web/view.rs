@@ -113,6 +113,10 @@ pub struct DeviceCard {
     pub renders: bool,
     /// Whether it can be recorded from.
     pub captures: bool,
+    /// Whether it has an address, and is not on a cable.
+    pub on_network: bool,
+    /// Whether it is a camera that can be used.
+    pub films: bool,
     /// What is wrong, in plain words.
     pub problem: Option<String>,
     /// Addresses, hardware address, serial.
@@ -185,6 +189,8 @@ impl DeviceCard {
             gives: row.capabilities.contains(&Capability::FetchAsset),
             renders: row.capabilities.contains(&Capability::Render),
             captures: row.capabilities.contains(&Capability::Capture),
+            on_network: !row.addresses.is_empty(),
+            films: row.capabilities.contains(&Capability::LiveStream),
             problem: row.problem.clone(),
             addresses: addresses.join(" · "),
             seen: format::ago(row.last_seen, now),

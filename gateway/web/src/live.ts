@@ -121,3 +121,15 @@ document.addEventListener("focusout", () => {
   if (stale && !busy) void refresh();
 });
 listen();
+
+// A camera's picture is fetched again every few seconds while the page is looked at.
+setInterval(() => {
+  if (document.hidden) return;
+  for (const old of [].slice.call(document.querySelectorAll("img[data-still]")) as HTMLImageElement[]) {
+    const next = new Image();
+    next.onload = () => {
+      old.src = next.src;
+    };
+    next.src = old.src.split("?")[0] + "?at=" + Date.now();
+  }
+}, 5000);

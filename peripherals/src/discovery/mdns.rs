@@ -16,6 +16,7 @@ use crate::cast::{CastAccess, Screen};
 use crate::device::{Access, DeviceClass, DeviceKey, MAX_LABEL_CHARS, MacAddress, clean_label};
 use crate::mpd::MpdAccess;
 use crate::registry::{Input, Sighting};
+use crate::rtsp::{RtspAccess, RtspUrl, Transport};
 
 /// Service types that are browsed, and what a device that offers one is.
 pub const SERVICE_TYPES: &[(&str, DeviceClass)] = &[
@@ -380,6 +381,10 @@ fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Optio
             [text("deviceid"), text("macaddress"), text("mac")],
         ),
         access: crate::ptp_ip::access(service, found.get_port(), &addresses)
+            .or_else(|| {
+                let path = text("path");
+                camera(service, found.get_port(), &addresses, path.as_deref())
+            })
             .unwrap_or_else(|| access(service, class, found.get_port(), &addresses)),
         addresses,
     })
@@ -442,6 +447,25 @@ fn reachable(addresses: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     });
     // A BTreeSet has IPv4 before IPv6.
     usable.next().copied()
+}
+
+/// An RTSP camera at the first of its addresses, which is its IPv4 address where it has one. Many announce no path;
+/// their stream at `/` may then be none, and the household adds the camera by its full address.
+fn camera(
+    service: &str,
+    port: u16,
+    addresses: &BTreeSet<IpAddr>,
+    path: Option<&str>,
+) -> Option<Access> {
+    let address = reachable(addresses)?;
+    if service != "_rtsp._tcp" {
+        return None;
+    }
+    let url = RtspUrl::at(address, port, path.unwrap_or("/")).ok()?;
+    Some(Access::Rtsp(RtspAccess {
+        url,
+        transport: Transport::Interleaved,
+    }))
 }
 
 /// `Kitchen._mpd._tcp.local.` → `Kitchen`; AirPlay's `0123456789ab@Kitchen` → `Kitchen`; MPD's `Kitchen[4711]`, which has

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::alsa::{SoundCards, cards};
 use crate::device::{Device, DeviceKey};
-use crate::registry::{Event, Input, Registry};
+use crate::registry::{Event, Input, Registry, Sighting};
 use links::{Links, Wanted};
 use multicast::Surroundings;
 use owner::Owner;
@@ -193,6 +193,17 @@ impl Discovery {
     pub fn search_now(&self) {
         self.search
             .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Lists something that the household named itself: a camera added by its address.
+    pub async fn tell(&self, sighting: Sighting) {
+        // Fails only when discovery has ended, and then nothing is listed.
+        let _ = self.inputs.send(Input::Seen(Box::new(sighting))).await;
+    }
+
+    /// Takes back what [`Discovery::tell`] listed: it is not shown as gone, but not at all.
+    pub async fn take_back(&self, key: DeviceKey) {
+        let _ = self.inputs.send(Input::TakenBack(key)).await;
     }
 
     /// Asks a device whether it is still there: call it when a device could not be reached.

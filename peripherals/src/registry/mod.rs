@@ -131,6 +131,8 @@ pub enum Input {
         /// The sighting's `origin`.
         origin: String,
     },
+    /// What the household itself had named is not to be listed any more.
+    TakenBack(DeviceKey),
     /// The neighbour table as it is now.
     Neighbours(Vec<(IpAddr, MacAddress)>),
     /// This machine's own addresses: programs there are not merged into one device.
@@ -224,6 +226,7 @@ impl Registry {
                 );
             }
             Input::Lost { origin } => self.lost(&origin),
+            Input::TakenBack(key) => self.remove(&key),
             Input::Neighbours(table) => self.neighbours(table, now),
             Input::OwnAddresses(own) => self.own = own,
             Input::Recheck(key) => self.recheck(&key, now, &mut actions),

@@ -47,6 +47,9 @@ pub struct Device {
     pub state: String,
     /// `new`, `admitted` or `ignored`.
     pub standing: String,
+    /// Where it is.
+    #[serde(default)]
+    pub addresses: Vec<String>,
     /// What it can do.
     pub capabilities: Vec<String>,
     /// What is wrong with it.

@@ -20,6 +20,8 @@ pub const STRANGER_PER_SECOND: u32 = 5;
 pub const CROWD_BURST: u32 = 400;
 /// Messages per second that all strangers together may send steadily.
 pub const CROWD_PER_SECOND: u32 = 100;
+/// The first so many messages of a sender are counted apart, so that a newcomer is heard in a crowd that is old.
+pub const FIRST_WORDS: u32 = 8;
 /// Most senders counted; beyond it strangers are not heard until others fall silent.
 pub const MAX_SENDERS: usize = 1024;
 /// How often one sender's excess is told.
@@ -45,6 +47,7 @@ struct Bucket {
     tokens: u64,
     filled_at: Duration,
     told_at: Option<Duration>,
+    heard: u32,
 }
 
 impl Bucket {
@@ -53,6 +56,7 @@ impl Bucket {
             tokens: u64::from(burst) * 1000,
             filled_at: now,
             told_at: None,
+            heard: 0,
         }
     }
 
@@ -91,6 +95,7 @@ impl Bucket {
 pub(crate) struct Gate {
     senders: HashMap<IpAddr, Bucket>,
     crowd: Bucket,
+    newcomers: Bucket,
     swept_at: Duration,
 }
 
@@ -99,6 +104,7 @@ impl Gate {
         Self {
             senders: HashMap::new(),
             crowd: Bucket::new(CROWD_BURST, Duration::ZERO),
+            newcomers: Bucket::new(CROWD_BURST, Duration::ZERO),
             swept_at: Duration::ZERO,
         }
     }
@@ -121,7 +127,13 @@ impl Gate {
         if !bucket.take(burst, per_second, now) {
             return bucket.verdict(now);
         }
-        if known || self.crowd.take(CROWD_BURST, CROWD_PER_SECOND, now) {
+        let company = if bucket.heard < FIRST_WORDS {
+            &mut self.newcomers
+        } else {
+            &mut self.crowd
+        };
+        if known || company.take(CROWD_BURST, CROWD_PER_SECOND, now) {
+            bucket.heard = bucket.heard.saturating_add(1);
             return Verdict::Heard;
         }
         bucket.verdict(now)
@@ -173,11 +185,25 @@ mod tests {
         }
         assert_eq!(device, 100);
         assert!(
-            strangers <= CROWD_BURST + 10 * CROWD_PER_SECOND,
+            strangers <= 2 * (CROWD_BURST + 10 * CROWD_PER_SECOND),
             "{strangers}"
         );
         assert!(gate.counted() <= MAX_SENDERS + 1);
         assert!(told > 0 && told <= 5001, "{told}");
+    }
+
+    #[test]
+    fn a_newcomer_is_heard_in_a_crowd_that_is_old() {
+        let mut gate = Gate::new();
+        let mut last = Duration::ZERO;
+        for n in 0..100_000_u32 {
+            last = Duration::from_micros(u64::from(n) * 100);
+            gate.judge(ip(10 + n % 96), false, last);
+        }
+        let first: u32 = (0..FIRST_WORDS)
+            .map(|_| heard(gate.judge(ip(1), false, last)))
+            .sum();
+        assert_eq!(first, FIRST_WORDS);
     }
 
     #[test]

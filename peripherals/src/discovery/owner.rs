@@ -1,6 +1,6 @@
 //! The task that owns the registry: feeds it what is heard, does what it decides, and publishes what it knows.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,6 +21,8 @@ use crate::registry::{Action, Event, Input, Now, Registry};
 use crate::upnp::{DescribeError, Described, describe};
 use crate::url::DeviceUrl;
 
+/// Most addresses of which it is remembered how often they were asked; then all begin anew.
+const MAX_ASKED: usize = 4096;
 /// Most inputs taken in before what they changed is published.
 const INPUTS_AT_ONCE: usize = 64;
 
@@ -44,6 +46,8 @@ pub(super) struct Owner {
     busy: BTreeSet<IpAddr>,
     /// Of `busy`, those of whom nothing useful is known.
     busy_strangers: BTreeSet<IpAddr>,
+    /// How often an address was asked: who has many names is asked for each after those who have one.
+    asked: HashMap<IpAddr, u32>,
     told: Told,
     published: Instant,
     /// Whether something is to be published.
@@ -60,6 +64,7 @@ impl Owner {
             asking: JoinSet::new(),
             busy: BTreeSet::new(),
             busy_strangers: BTreeSet::new(),
+            asked: HashMap::new(),
             told,
             published: Instant::now(),
             changed: false,
@@ -108,6 +113,10 @@ impl Owner {
         tracing::debug!(%location, took_ms, ok = result.is_ok(), "description");
         self.busy.remove(&location.host());
         self.busy_strangers.remove(&location.host());
+        if self.asked.len() >= MAX_ASKED {
+            self.asked.clear();
+        }
+        *self.asked.entry(location.host()).or_default() += 1;
         if result.is_ok() {
             // The exchange has just resolved the hardware address.
             self.look_at_neighbours();
@@ -150,17 +159,29 @@ impl Owner {
     fn ask_next(&mut self) {
         while !self.waiting.is_empty() {
             let known = self.told.known.borrow().clone();
-            let strangers = self.busy_strangers.len();
-            let room = |stranger: bool| {
-                if stranger {
-                    strangers < DESCRIBING_STRANGERS_AT_ONCE
-                } else {
-                    self.busy.len() - strangers < DESCRIBING_AT_ONCE
-                }
+            // Addresses of IPv6 can be invented without end; they hold up their own kind only.
+            let strangers = |v4: bool| {
+                let busy = self.busy_strangers.iter();
+                busy.filter(|ip| ip.is_ipv4() == v4).count()
             };
-            let next = self.waiting.iter().position(|(url, _)| {
-                !self.busy.contains(&url.host()) && room(!known.contains(&url.host()))
-            });
+            let room_v4 = strangers(true) < DESCRIBING_STRANGERS_AT_ONCE / 2;
+            let room_v6 = strangers(false) < DESCRIBING_STRANGERS_AT_ONCE / 2;
+            let room_known = self.busy.len() - self.busy_strangers.len() < DESCRIBING_AT_ONCE;
+            let may = |host: IpAddr| match (known.contains(&host), host) {
+                (true, _) => room_known,
+                (false, IpAddr::V4(_)) => room_v4,
+                (false, IpAddr::V6(_)) => room_v6,
+            };
+            let next = self
+                .waiting
+                .iter()
+                .enumerate()
+                .filter(|(_, (url, _))| !self.busy.contains(&url.host()) && may(url.host()))
+                .min_by_key(|(index, (url, _))| {
+                    let asked = self.asked.get(&url.host()).copied().unwrap_or(0);
+                    (!known.contains(&url.host()), asked, *index)
+                })
+                .map(|(index, _)| index);
             let Some((location, asked)) = next.and_then(|index| self.waiting.remove(index)) else {
                 return;
             };

@@ -414,17 +414,42 @@ impl Registry {
         if self.parts.len() < MAX_PARTS {
             return true;
         }
-        // Gone first, then those that never worked; the longest silent of them.
+        // Gone first, then those that never worked; of these, one of those at the address that has most of them, so that
+        // who invents many makes room for who comes with one; the longest silent of them.
         let worth = |part: &PartRow| match (part.state, &part.access) {
             (DeviceState::Gone, _) => 0,
             (DeviceState::Online, Access::None) => 1,
             (DeviceState::Online, _) => 2,
         };
+        // Addresses of IPv6 can be invented without end: they count as one.
+        let place = |address: &IpAddr| match address {
+            IpAddr::V4(_) => *address,
+            IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        };
+        let mut at_address: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for address in self.parts.values().flat_map(|part| &part.addresses) {
+            *at_address.entry(place(address)).or_default() += 1;
+        }
+        let company = |part: &PartRow| {
+            let counts = part.addresses.iter().map(place);
+            counts
+                .filter_map(|place| at_address.get(&place))
+                .copied()
+                .max()
+                .unwrap_or(0)
+        };
         let least = self
             .parts
             .values()
             .filter(|part| worth(part) < 2)
-            .min_by_key(|part| (worth(part), std::cmp::Reverse(part.silent_for(now))))
+            .min_by_key(|part| {
+                let company = std::cmp::Reverse(company(part));
+                (
+                    worth(part),
+                    company,
+                    std::cmp::Reverse(part.silent_for(now)),
+                )
+            })
             .map(|part| part.key.clone());
         match least {
             Some(key) => {

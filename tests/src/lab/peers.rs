@@ -132,7 +132,7 @@ async fn wait_page(proc: &Proc, url: &str, deadline: Duration) -> Result<()> {
 }
 
 /// A device's own UUID, the same each time it is started in the same place.
-fn uuid(place: &Place) -> String {
+pub(super) fn uuid(place: &Place) -> String {
     let seed = format!("{} {}", place.name(), place.addr());
     let digest = blake3::hash(seed.as_bytes()).to_hex();
     let part = |from: usize, to: usize| digest.get(from..to).unwrap_or_default();

@@ -11,6 +11,7 @@ use crate::exchange::{self, Exchange, ExchangeOptions, StartError};
 use crate::library::{self, Library, LibraryError, LibraryOptions};
 use crate::link::identity::IdentityError;
 use crate::link::{self, Identity, Link};
+use crate::media_server::{self, MediaServer};
 use crate::playback::Playback;
 use crate::recording::Recordings;
 use crate::rights::{self, Rights, RightsError};
@@ -40,6 +41,7 @@ pub const SCHEMAS: &[Schema] = &[
     catalog::SCHEMA,
     exchange::SCHEMA,
     exchange::serve::SCHEMA,
+    media_server::SCHEMA,
     web::SCHEMA,
 ];
 
@@ -188,7 +190,7 @@ async fn start_parts(
     .await?;
     let rights = Rights::open(db.clone(), link.clone(), library.clone()).await?;
     let catalog = Catalog::open(db.clone(), link.clone(), library.clone()).await?;
-    let own = OwnVoice::new(link.device(), web_at.port());
+    let own = OwnVoice::new(link.device(), web_at.port()).with(media_server::udn(link.device()));
     let devices = Devices::start(
         &config.devices,
         &own,
@@ -237,6 +239,25 @@ async fn start_parts(
         clock.clone(),
         tasks,
     );
+    let media_server = MediaServer::start(
+        config.media_server.clone(),
+        media_server::Announce {
+            web: web_at,
+            interface: config.devices.interface.clone(),
+            loopback: config.devices.loopback,
+        },
+        media_server::Parts {
+            db: db.clone(),
+            library: library.clone(),
+            rights: rights.clone(),
+            playback: playback.clone(),
+            devices: devices.clone(),
+            link: link.clone(),
+            clock: clock.clone(),
+        },
+        tasks,
+    )
+    .await?;
     let state = WebState {
         started: clock.now(),
         clock: clock.clone(),
@@ -252,8 +273,11 @@ async fn start_parts(
         exchange,
         playback: playback.clone(),
         recordings,
+        media_server: media_server.clone(),
     };
-    let router = web::router(state.clone()).merge(playback.router());
+    let router = web::router(state.clone())
+        .merge(playback.router())
+        .merge(media_server.router());
     http::serve(web_listener, router, tasks);
     info!(device = %state.link.device(), web = %web_at, exchange = %chunks_at, "the gateway serves");
     Ok(Running {

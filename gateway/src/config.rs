@@ -1,6 +1,7 @@
 //! The gateway's configuration: a tree of each module's part. `gateway.toml` is the commented default, key by key.
 
 use crate::devices::DevicesConfig;
+use crate::media_server::MediaServerConfig;
 use crate::recording::RecordingConfig;
 use serde::Deserialize;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -29,6 +30,8 @@ pub struct Config {
     pub devices: DevicesConfig,
     /// Recording from a line-in.
     pub recording: RecordingConfig,
+    /// This home's media for players on the network.
+    pub media_server: MediaServerConfig,
 }
 
 impl Default for Config {
@@ -41,6 +44,7 @@ impl Default for Config {
             library: LibraryConfig::default(),
             devices: DevicesConfig::default(),
             recording: RecordingConfig::default(),
+            media_server: MediaServerConfig::default(),
         }
     }
 }
@@ -139,6 +143,7 @@ mod tests {
             "loudspeakers",
             "line_ins",
             "[recording]",
+            "[media_server]",
         ] {
             assert!(text.contains(key), "{key} is not in gateway.toml");
         }

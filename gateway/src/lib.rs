@@ -8,6 +8,7 @@ pub mod devices;
 pub mod exchange;
 pub mod library;
 pub mod link;
+pub mod media_server;
 pub mod playback;
 pub mod recording;
 pub mod rights;

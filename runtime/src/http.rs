@@ -25,8 +25,24 @@ const READY_QUEUE: usize = 64;
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+/// A listener that sends each answer at once: a short one would wait for the peer's acknowledgement otherwise.
+struct PromptListener(TcpListener);
+
+impl Listener for PromptListener {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        accept(&self.0).await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+impl Connected<IncomingStream<'_, PromptListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, PromptListener>) -> Self {
         Self(*stream.remote_addr())
     }
 }
@@ -113,6 +129,7 @@ pub fn serve(listener: TcpListener, router: Router, tasks: &Tasks) {
     let token = tasks.token().clone();
     let service = router.into_make_service_with_connect_info::<Peer>();
     tasks.spawn_graceful("http", async move {
+        let listener = PromptListener(listener);
         let served = axum::serve(listener, service).with_graceful_shutdown(token.cancelled_owned());
         if let Err(error) = served.await {
             warn!(%error, "the HTTP server stopped");

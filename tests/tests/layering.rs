@@ -19,6 +19,7 @@ const GATEWAY: &[&[&str]] = &[
     &["app"],
     &["config"],
     &["web"],
+    &["media_server"],
     &["playback"],
     &["exchange"],
     &["rights", "catalog", "recording", "cameras"],

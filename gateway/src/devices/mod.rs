@@ -5,6 +5,7 @@
 //! - `imports`: whole devices imported in the background. `announce`: this gateway on its own network.
 //! - `news`: what devices tell since. `cables`: what is plugged in, and "safe to remove".
 //! - `levels`: how loud this machine's loudspeakers are.
+//! - `players`: who asks this gateway for media.
 //!
 //! A new device is shown and may be looked into; importing from it admits it, since that is a person's decision. An
 //! ignored one stays in the list, is not looked into and plays nothing.
@@ -15,6 +16,7 @@ mod decide;
 mod imports;
 mod levels;
 mod news;
+mod players;
 mod rows;
 mod store;
 
@@ -23,6 +25,7 @@ pub use cables::CablesConfig;
 pub use decide::LastDecision;
 pub use imports::{DeviceImport, DeviceImportState};
 pub use news::{DeviceNews, MAX_FOLLOWED};
+pub use players::{Asked, MAX_PLAYERS, PlayerRow};
 
 use crate::library::{ImportError, ImportSource, Library, LibraryError};
 use crate::link::Link;
@@ -285,6 +288,7 @@ struct Inner {
     imports: Imports,
     news: News,
     speakers: Speakers,
+    players: players::Players,
     tasks: Tasks,
     eject_dir: PathBuf,
 }
@@ -352,6 +356,7 @@ impl Devices {
             library,
             seen,
             rows,
+            players: players::Players::new(&stored.decisions),
             stored: watch::Sender::new(Arc::new(stored)),
             writes: Arc::default(),
             clock,

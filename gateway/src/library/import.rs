@@ -234,6 +234,7 @@ impl Library {
             keys: vec![(blob, wrap.wrap(&super::key_place(id, blob), key.expose()))],
             thumbnail: thumbnail.map(|jpeg| wrap.wrap(&super::thumbnail_place(id), &jpeg)),
             imported,
+            tags: facts.tags,
             title: Title {
                 id,
                 name: source.name,

@@ -52,6 +52,11 @@ impl StoreKey {
         blake3::Hasher::new_keyed(&key)
     }
 
+    /// A key for one purpose; `context` names it.
+    pub(crate) fn derive(&self, context: &'static str) -> [u8; 32] {
+        blake3::derive_key(context, self.0.expose())
+    }
+
     fn wrapping_key(&self, place: &str, salt: &[u8]) -> ContentKey {
         let mut hasher = blake3::Hasher::new_derive_key(WRAP);
         hasher

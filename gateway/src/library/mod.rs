@@ -6,6 +6,7 @@
 //! - `sandbox`, `probe`: what a file is and looks like, found out by media tools in a sandbox.
 //! - `capture`: pictures and clips that the gateway takes itself.
 //! - `plain`: plaintext by range, in memory only.
+//! - `shelf`: titles in the orders in which players list them.
 //! - `keys`: content keys and thumbnails sealed under the store key. `store`: the tables.
 //!
 //! Deliberately absent: who may play what (`rights`), and keys of licensed titles (they stay in their license).
@@ -22,6 +23,7 @@ mod resumable;
 mod resumable_file;
 mod sandbox;
 mod sealing;
+pub mod shelf;
 mod source;
 mod store;
 
@@ -64,7 +66,11 @@ use jiff::Timestamp;
 /// The library's tables.
 pub const SCHEMA: Schema = Schema {
     module: "library",
-    steps: &[include_str!("schema.sql"), include_str!("uploads.sql")],
+    steps: &[
+        include_str!("schema.sql"),
+        include_str!("uploads.sql"),
+        include_str!("shelf.sql"),
+    ],
 };
 
 /// Imports that copy or examine at the same time; more wait.
@@ -436,6 +442,7 @@ impl Library {
             keys,
             thumbnail: None,
             imported: None,
+            tags: shelf::Tags::default(),
         };
         let write = move |tx: &rusqlite::Transaction<'_>| {
             if let Some(there) = store::title(tx, new.title.id)? {
@@ -557,6 +564,11 @@ impl Library {
     pub fn decoder(&self) -> Decoder {
         let options = &self.inner.options;
         sandbox::decoder(&options.bubblewrap, options.decoder.clone())
+    }
+
+    /// A secret of this gateway for one purpose, derived from the store key.
+    pub(crate) fn derived_secret(&self, purpose: &'static str) -> [u8; 32] {
+        self.inner.store_key.derive(purpose)
     }
 
     /// The blob store.

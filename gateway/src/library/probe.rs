@@ -4,11 +4,13 @@
 use super::blobs::blocking;
 use super::plain::{InMemory, PlainReader};
 use super::sandbox::{MediaTools, Operation, Sandbox, SandboxError};
+use super::shelf::Tags;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use mantel_protocol::manifest::MediaKind;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// Streams looked at; a file may have more.
 const MAX_STREAMS: usize = 32;
@@ -18,6 +20,10 @@ const MAX_DURATION_MS: u64 = 400 * 24 * 3600 * 1000;
 const MAX_EDGE: u32 = 100_000;
 /// Largest thumbnail kept, bytes.
 pub(crate) const MAX_THUMBNAIL_BYTES: usize = 256 * 1024;
+/// Longest artist or album kept, characters.
+const MAX_TAG_CHARS: usize = 200;
+/// Highest place on an album believed.
+const MAX_TRACK: u32 = 9999;
 /// Longest codec list kept, bytes.
 const MAX_CODECS_BYTES: usize = 120;
 
@@ -32,6 +38,7 @@ pub(crate) struct Facts {
     pub(crate) codecs: Option<String>,
     pub(crate) recorded: Option<Timestamp>,
     pub(crate) note: Option<String>,
+    pub(crate) tags: Tags,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,7 +54,7 @@ struct Format {
     #[serde(rename = "format_name")]
     name: String,
     duration: Option<String>,
-    tags: Tags,
+    tags: Written,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -59,7 +66,7 @@ struct Stream {
     height: Option<u32>,
     duration: Option<String>,
     nb_frames: Option<String>,
-    tags: Tags,
+    tags: Written,
     disposition: Disposition,
 }
 
@@ -69,11 +76,19 @@ struct Disposition {
     attached_pic: i64,
 }
 
+/// Tags by name; containers write the names large or small.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Tags {
-    creation_time: Option<String>,
-    date: Option<String>,
+#[serde(transparent)]
+struct Written(BTreeMap<String, String>);
+
+impl Written {
+    fn of(&self, name: &str) -> Option<&str> {
+        let found = self
+            .0
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, text)| text.as_str())
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -203,6 +218,7 @@ fn unreadable(told: Facts, error: &SandboxError) -> Facts {
         codecs: None,
         recorded: told.recorded,
         note,
+        tags: Tags::default(),
     }
 }
 
@@ -236,12 +252,19 @@ fn decide(json: &[u8], told: &Facts) -> Facts {
         .flatten()
         .flatten()
         .find_map(|text| milliseconds(text));
-    let tags = std::iter::once(&description.format.tags)
-        .chain(description.streams.iter().map(|s| &s.tags));
-    let recorded = tags
-        .flat_map(|t| [&t.creation_time, &t.date])
+    let written: Vec<&Written> = std::iter::once(&description.format.tags)
+        .chain(description.streams.iter().map(|s| &s.tags))
+        .collect();
+    let recorded = written
+        .iter()
+        .flat_map(|tags| [tags.of("creation_time"), tags.of("date")])
         .flatten()
-        .find_map(|text| tagged_time(text));
+        .find_map(tagged_time);
+    let tags = if kind == MediaKind::Audio {
+        music_tags(&written, &told.tags)
+    } else {
+        Tags::default()
+    };
     Facts {
         kind,
         mime: mime(&description.format.name, kind, &told.mime),
@@ -255,7 +278,37 @@ fn decide(json: &[u8], told: &Facts) -> Facts {
         codecs: codecs(&description.streams),
         recorded: recorded.or(told.recorded),
         note: None,
+        tags,
     }
+}
+
+/// What music says of itself; the device's word where it says nothing.
+fn music_tags(written: &[&Written], told: &Tags) -> Tags {
+    let label = |names: &[&str]| {
+        let all = names
+            .iter()
+            .flat_map(|name| written.iter().filter_map(|tags| tags.of(name)));
+        all.into_iter().find_map(clean_tag)
+    };
+    let track = label(&["track"]).and_then(|text| text.split('/').next()?.trim().parse().ok());
+    Tags {
+        artist: label(&["artist", "album_artist"]).or_else(|| told.artist.clone()),
+        album: label(&["album"]).or_else(|| told.album.clone()),
+        album_by: label(&["album_artist"]).or_else(|| told.album_by.clone()),
+        track: track
+            .filter(|track| (1..=MAX_TRACK).contains(track))
+            .or(told.track),
+    }
+}
+
+/// One line of at most [`MAX_TAG_CHARS`] characters; `None`: nothing is left.
+fn clean_tag(text: &str) -> Option<String> {
+    let words: Vec<&str> = text
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty())
+        .collect();
+    let text: String = words.join(" ").chars().take(MAX_TAG_CHARS).collect();
+    (!text.is_empty()).then_some(text)
 }
 
 fn is_still(format: &str, picture: &Stream, sound: Option<&Stream>) -> bool {
@@ -385,6 +438,7 @@ mod tests {
             codecs: None,
             recorded: None,
             note: None,
+            tags: Tags::default(),
         }
     }
 

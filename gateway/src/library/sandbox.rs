@@ -163,9 +163,10 @@ impl Operation {
                 fixed(&["-hide_banner", "-loglevel", "quiet", "-version"]),
             ),
             Self::Describe => {
-                let entries = "format=format_name,duration:format_tags=creation_time,date:\
-                     stream=codec_type,codec_name,width,height,duration,nb_frames:\
-                     stream_tags=creation_time:stream_disposition=attached_pic";
+                let entries = "format=format_name,duration:format_tags=creation_time,date,artist,album,\
+                     album_artist,track:stream=codec_type,codec_name,width,height,duration,nb_frames:\
+                     stream_tags=creation_time,artist,album,album_artist,track:\
+                     stream_disposition=attached_pic";
                 let mut words = fixed(&["-v", "error", "-of", "json", "-show_entries", entries]);
                 words.extend(fixed(&INPUT));
                 ("/usr/bin/ffprobe", words)

@@ -1,6 +1,7 @@
 //! Where an import comes from: a device's media source, an upload from a browser, a file of the operator.
 
 use super::probe::{Facts, local_time};
+use super::shelf::Tags;
 use super::store::Imported;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -71,6 +72,11 @@ impl ImportSource {
             width,
             height,
             recorded: item.date.and_then(local_time),
+            tags: Tags {
+                artist: item.artist.clone(),
+                album: item.album.clone(),
+                ..Tags::default()
+            },
             ..bare(kind, mime)
         };
         Some(Self {
@@ -197,6 +203,7 @@ fn bare(kind: MediaKind, mime: String) -> Facts {
         codecs: None,
         recorded: None,
         note: None,
+        tags: Tags::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The library's tables (`schema.sql`): the only SQL about titles, assets, keys, thumbnails and blobs.
 
+use super::shelf::{self, Tags};
 use super::{Origin, Title, TitleState};
 use jiff::Timestamp;
 use mantel_protocol::blob::BlobId;
@@ -22,6 +23,7 @@ pub(super) struct NewTitle {
     pub(super) keys: Vec<(BlobId, Vec<u8>)>,
     pub(super) thumbnail: Option<Vec<u8>>,
     pub(super) imported: Option<Imported>,
+    pub(super) tags: Tags,
 }
 
 /// Where an import came from.
@@ -204,6 +206,7 @@ pub(super) fn insert(tx: &Transaction<'_>, new: &NewTitle) -> Sql<Option<TitleId
     if let Some(imported) = &new.imported {
         note_import(tx, imported, title.id)?;
     }
+    shelf::put(tx, title.id, &new.tags)?;
     Ok(None)
 }
 
@@ -282,6 +285,7 @@ pub(super) fn remove(tx: &Transaction<'_>, id: TitleId) -> Sql<Vec<BlobId>> {
     for table in ["assets", "title_keys", "thumbnails", "imported"] {
         tx.execute(&format!("DELETE FROM {table} WHERE title = $1"), [&id])?;
     }
+    shelf::remove(tx, &id)?;
     tx.execute("DELETE FROM titles WHERE id = $1", [&id])?;
     for blob in &blobs {
         tx.execute("DELETE FROM blobs WHERE id = $1", [blob.to_string()])?;
@@ -291,6 +295,7 @@ pub(super) fn remove(tx: &Transaction<'_>, id: TitleId) -> Sql<Vec<BlobId>> {
 
 /// Gives a title another name; `false`: there is none.
 pub(super) fn rename(tx: &Transaction<'_>, id: TitleId, name: &str) -> Sql<bool> {
+    shelf::rename(tx, id, name)?;
     tx.execute(
         "UPDATE titles SET name = $1 WHERE id = $2",
         (name, id.to_string()),
@@ -309,7 +314,9 @@ pub(super) fn missing_blobs(db: &Connection, id: TitleId) -> Sql<u32> {
 /// Marks a title as ready; `false`: it was already, or there is none.
 pub(super) fn set_ready(tx: &Transaction<'_>, id: TitleId) -> Sql<bool> {
     let sql = "UPDATE titles SET state = 'ready' WHERE id = $1 AND state <> 'ready'";
-    tx.execute(sql, [id.to_string()]).map(|n| n > 0)
+    let changed = tx.execute(sql, [id.to_string()])? > 0;
+    shelf::put(tx, id, &Tags::default())?;
+    Ok(changed)
 }
 
 /// Stores a sealed content key.
@@ -338,6 +345,7 @@ pub(super) fn key(db: &Connection, title: TitleId, blob: BlobId) -> Sql<Option<V
 
 /// Stores a sealed thumbnail.
 pub(super) fn put_thumbnail(tx: &Transaction<'_>, title: TitleId, sealed: &[u8]) -> Sql<()> {
+    shelf::note_picture(tx, title)?;
     tx.execute(
         "INSERT INTO thumbnails (title, sealed) VALUES ($1, $2)
          ON CONFLICT (title) DO UPDATE SET sealed = excluded.sealed",

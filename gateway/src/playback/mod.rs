@@ -1,6 +1,7 @@
 //! Playback (F3, F26, F63, DESIGN §9): titles by byte range to browsers and renderers, opened in memory.
 //!
 //! - `session`: who may fetch what until when. `range`, `serve`: the media URL.
+//! - `pass`: media addresses for players that browse the library.
 //! - `follow`, `control`, `task`, `queue`: playing on a renderer, decided and done, one title after the other.
 //!
 //! A media URL is bound to one viewer's address and ends after 12 hours. A license is judged at the first byte, at each
@@ -8,18 +9,20 @@
 
 mod control;
 mod follow;
+mod pass;
 mod queue;
 mod range;
 mod serve;
 mod session;
 mod task;
 
+pub use pass::{PASS_LIFE_S, Passes};
 pub use queue::{MAX_QUEUE, Place, Waiting};
 pub use serve::JUDGE_EVERY;
 pub use session::{MAX_SESSIONS, SESSION_LIFE};
 
-use crate::devices::Devices;
-use crate::library::{Library, LibraryError, Title, TitleState};
+use crate::devices::{Asked, DeviceStanding, Devices};
+use crate::library::{Library, LibraryError, Origin, Title, TitleState};
 use crate::rights::{Rights, RightsError, Standing};
 use axum::Router;
 use axum::routing::get;
@@ -29,8 +32,9 @@ use mantel_protocol::ids::TitleId;
 use mantel_protocol::manifest::{Asset, MediaKind};
 use mantel_runtime::clock::Clock;
 use mantel_runtime::tasks::Tasks;
+use pass::{Opens, PassKey};
 use queue::Queue;
-use session::{Addresses, Session, Sessions};
+use session::{Addresses, NoSession, Session, Sessions};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -147,6 +151,7 @@ struct Inner {
     web: SocketAddr,
     tasks: Tasks,
     sessions: Sessions,
+    pass_key: PassKey,
     commands: Mutex<HashMap<String, Commands>>,
     /// What waits, by device key; kept when a title is started over another.
     queues: Mutex<HashMap<String, Queue>>,
@@ -164,7 +169,9 @@ impl Playback {
         web: SocketAddr,
         tasks: &Tasks,
     ) -> Self {
+        let pass_key = PassKey::new(&library.derived_secret(pass::CONTEXT));
         let inner = Inner {
+            pass_key,
             library,
             rights,
             devices,
@@ -197,11 +204,48 @@ impl Playback {
         Ok(MediaUrl::of(&token, &found, asset))
     }
 
+    /// Writes media addresses for a player at `address` that browses the library.
+    pub fn passes(&self, address: IpAddr) -> Passes {
+        Passes::new(&self.inner.pass_key, address, self.inner.now_s())
+    }
+
+    /// Opens a pass that a player at `address` shows.
+    async fn open_pass(
+        inner: &Arc<Inner>,
+        token: &str,
+        address: IpAddr,
+    ) -> Result<Arc<Session>, serve::Refusal> {
+        let title = inner
+            .pass_key
+            .open(Opens::Media, token, address, inner.now_s())
+            .ok_or(serve::Refusal::Session(NoSession::Unknown))?;
+        if !inner.lets_in(address) {
+            return Err(serve::Refusal::NotLetIn);
+        }
+        let now = inner.clock.monotonic();
+        if let Ok(session) = inner.sessions.find(token, address, now) {
+            return Ok(session);
+        }
+        let this = Self {
+            inner: Arc::clone(inner),
+        };
+        let found = this.playable(title).await?;
+        let asset = found.main_asset().ok_or(serve::Refusal::NotHere)?;
+        let session = Session::new(&found, asset, Addresses::Browsing(address), now);
+        // Only what is counted must be remembered: a slide show of thousands would push others' sessions out.
+        Ok(if matches!(found.origin, Origin::Own { .. }) {
+            Arc::new(session)
+        } else {
+            inner.sessions.add_as(token, session, now)
+        })
+    }
+
     /// The media URLs' handlers. They carry their own tokens and need no log-in; the server must give
     /// [`mantel_runtime::http::Peer`] as connection information.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/media/{file}", get(serve::media))
+            .route("/media/picture/{file}", get(serve::picture))
             .with_state(Arc::clone(&self.inner))
     }
 
@@ -235,9 +279,27 @@ impl Playback {
     }
 }
 
+impl Inner {
+    /// Wall-clock time, Unix seconds.
+    fn now_s(&self) -> u64 {
+        u64::try_from(self.clock.now().as_second()).unwrap_or(0)
+    }
+
+    /// Whether the household let in who asks from `address`.
+    fn lets_in(&self, address: IpAddr) -> bool {
+        let asked = Asked {
+            address,
+            program: None,
+            now: self.clock.now(),
+            monotonic: self.clock.monotonic(),
+        };
+        self.devices.standing_of(asked) == DeviceStanding::Admitted
+    }
+}
+
 /// DLNA flags (guidelines 7.4.1.3.24): background and interactive transfer for images, streaming for the rest,
 /// connection stalling, DLNA 1.5.
-fn dlna_flags(kind: MediaKind) -> &'static str {
+pub(crate) fn dlna_flags(kind: MediaKind) -> &'static str {
     match kind {
         MediaKind::Image => "00F00000000000000000000000000000",
         MediaKind::Audio | MediaKind::Video | MediaKind::Data => "01700000000000000000000000000000",
@@ -272,4 +334,4 @@ fn extension(mime: &str) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

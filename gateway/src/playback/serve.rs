@@ -5,9 +5,10 @@
 //! there, and each further request is refused with 403 and the reason. The content key lives in the answer's body only
 //! and goes with it.
 
+use super::pass::{Opens, PASS_CHARS};
 use super::range::{Wanted, wanted};
-use super::session::{NoSession, Session};
-use super::{Inner, dlna_flags, extension};
+use super::session::{Addresses, NoSession, Session};
+use super::{Inner, Playback, PlaybackError, dlna_flags, extension};
 use crate::library::{LibraryError, PlainReader};
 use crate::rights::RightsError;
 use axum::body::Body;
@@ -31,17 +32,29 @@ const READ_AHEAD: usize = 2;
 pub const JUDGE_EVERY: Duration = Duration::from_secs(15);
 
 /// Why nothing is sent.
-enum Refusal {
+pub(super) enum Refusal {
     Session(NoSession),
     Rights(RightsError),
     Library(LibraryError),
     /// The blob is not complete (any more).
     NotHere,
+    /// The household did not let this player in, or put it out.
+    NotLetIn,
 }
 
 impl From<RightsError> for Refusal {
     fn from(error: RightsError) -> Self {
         Self::Rights(error)
+    }
+}
+
+impl From<PlaybackError> for Refusal {
+    fn from(error: PlaybackError) -> Self {
+        match error {
+            PlaybackError::Rights(error) => Self::Rights(error),
+            PlaybackError::Library(error) => Self::Library(error),
+            _ => Self::NotHere,
+        }
     }
 }
 
@@ -77,6 +90,11 @@ impl IntoResponse for Refusal {
                     format!("This title cannot be opened: {error}."),
                 )
             }
+            Self::NotLetIn => (
+                StatusCode::FORBIDDEN,
+                "This player may not play from this gateway. Let it in on the gateway's devices page."
+                    .to_owned(),
+            ),
             Self::NotHere => (
                 StatusCode::NOT_FOUND,
                 "This title is not all here. Order or import it again.".to_owned(),
@@ -99,14 +117,55 @@ pub(super) async fn media(
     headers: HeaderMap,
 ) -> Response {
     let token = file.split('.').next().unwrap_or_default();
-    let now = playback.clock.monotonic();
-    let session = match playback.sessions.find(token, peer.ip(), now) {
+    let session = if token.len() == PASS_CHARS {
+        Playback::open_pass(&playback, token, peer.ip()).await
+    } else {
+        let now = playback.clock.monotonic();
+        let found = playback.sessions.find(token, peer.ip(), now);
+        found.map_err(Refusal::Session)
+    };
+    let session = match session {
         Ok(session) => session,
-        Err(why) => return Refusal::Session(why).into_response(),
+        Err(why) => return why.into_response(),
     };
     answer(playback, session, &method, &headers)
         .await
         .unwrap_or_else(IntoResponse::into_response)
+}
+
+/// `GET` and `HEAD /media/picture/{pass}.jpg`: a thumbnail for a player that browses the library.
+pub(super) async fn picture(
+    State(playback): State<Arc<Inner>>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    Path(file): Path<String>,
+) -> Response {
+    let pass = file.split('.').next().unwrap_or_default();
+    let Some(title) = playback
+        .pass_key
+        .open(Opens::Picture, pass, peer.ip(), playback.now_s())
+    else {
+        return Refusal::Session(NoSession::Unknown).into_response();
+    };
+    if !playback.lets_in(peer.ip()) {
+        return Refusal::NotLetIn.into_response();
+    }
+    match playback.library.thumbnail(title).await {
+        Ok(Some(jpeg)) => {
+            let features = format!(
+                "DLNA.ORG_PN=JPEG_SM;DLNA.ORG_OP=00;DLNA.ORG_CI=1;DLNA.ORG_FLAGS={}",
+                dlna_flags(MediaKind::Image)
+            );
+            let headers = [
+                ("content-type", "image/jpeg"),
+                ("cache-control", "private, max-age=3600"),
+                ("transfermode.dlna.org", "Interactive"),
+                ("contentfeatures.dlna.org", &features),
+            ];
+            (headers, jpeg).into_response()
+        }
+        Ok(None) => Refusal::NotHere.into_response(),
+        Err(error) => Refusal::Library(error).into_response(),
+    }
 }
 
 async fn answer(
@@ -256,6 +315,12 @@ async fn still_allowed(
 ) -> io::Result<()> {
     if session.ended.is_cancelled() {
         return Err(io::Error::other("the session ended"));
+    }
+    if let Addresses::Browsing(address) = session.addresses
+        && !playback.lets_in(address)
+    {
+        session.ended.cancel();
+        return Err(io::Error::other("the household put the player out"));
     }
     let now = playback.clock.monotonic();
     let due = {

@@ -23,6 +23,8 @@ pub(super) enum Addresses {
     First(OnceLock<IpAddr>),
     /// A device's addresses.
     Only(Vec<IpAddr>),
+    /// A player that browses the library; the household may put it out at any time.
+    Browsing(IpAddr),
 }
 
 impl Addresses {
@@ -31,6 +33,7 @@ impl Addresses {
         let address = address.to_canonical();
         match self {
             Self::First(first) => *first.get_or_init(|| address) == address,
+            Self::Browsing(only) => only.to_canonical() == address,
             Self::Only(all) => all.iter().any(|one| one.to_canonical() == address),
         }
     }
@@ -43,7 +46,7 @@ pub(super) struct Session {
     pub(super) name: String,
     pub(super) kind: MediaKind,
     pub(super) mime: String,
-    addresses: Addresses,
+    pub(super) addresses: Addresses,
     expires: Duration,
     /// Set once the play was judged and counted.
     pub(super) begun: OnceCell<()>,
@@ -106,6 +109,12 @@ impl Sessions {
         let mut random = [0u8; 16];
         aws_lc_rs::rand::fill(&mut random).expect("the operating system gives random bytes");
         let token = data_encoding::HEXLOWER.encode(&random);
+        self.add_as(&token, session, now);
+        token
+    }
+
+    /// Takes a session in under a token that is known already; the one that has it, if there is one.
+    pub(super) fn add_as(&self, token: &str, session: Session, now: Duration) -> Arc<Session> {
         let mut table = self.table.lock().expect("no holder of this lock panics");
         table.retain(|_, session| session.expires > now);
         if table.len() >= MAX_SESSIONS
@@ -117,8 +126,8 @@ impl Sessions {
         {
             ended.ended.cancel();
         }
-        table.insert(hash(&token), Arc::new(session));
-        token
+        let place = table.entry(hash(token));
+        Arc::clone(place.or_insert_with(|| Arc::new(session)))
     }
 
     /// The session of a token, for a viewer at `address`.

@@ -22,10 +22,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A home that serves its media URLs on loopback.
-struct Stage {
-    home: Home,
-    playback: Playback,
-    rights: Rights,
+pub(crate) struct Stage {
+    pub(crate) home: Home,
+    pub(crate) playback: Playback,
+    pub(crate) rights: Rights,
+    pub(crate) devices: Devices,
+    pub(crate) link: Link,
     identity: Arc<Identity>,
     server: SigningKey,
     address: SocketAddr,
@@ -37,12 +39,16 @@ struct Stage {
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let identity = Arc::new(Identity::load_or_create(folder.path()).expect("keys"));
         let clock = Clock::manual("2026-01-01T00:00:00Z".parse().expect("a time"));
         let options = LibraryOptions::new(identity.device.device_id());
-        let more = [crate::link::SCHEMA, crate::rights::SCHEMA];
+        let more = [
+            crate::link::SCHEMA,
+            crate::rights::SCHEMA,
+            crate::media_server::SCHEMA,
+        ];
         let home = Home::open(folder.path(), options, clock.clone(), &more).await;
         let server = SigningKey::generate();
         enrol(&home, &server).await;
@@ -56,7 +62,7 @@ impl Stage {
         )
         .await
         .expect("started");
-        let rights = Rights::open(home.db.clone(), link, home.library.clone())
+        let rights = Rights::open(home.db.clone(), link.clone(), home.library.clone())
             .await
             .expect("opened");
         let (peer, device) = Peer::start(&home).await;
@@ -66,7 +72,7 @@ impl Stage {
         let playback = Playback::new(
             home.library.clone(),
             rights.clone(),
-            devices,
+            devices.clone(),
             clock,
             address,
             &home.tasks,
@@ -76,6 +82,8 @@ impl Stage {
             home,
             playback,
             rights,
+            devices,
+            link,
             identity,
             server,
             address,
@@ -106,7 +114,7 @@ impl Stage {
     }
 
     /// A title from another home whose key comes in a license with `terms` only.
-    async fn licensed(&self, bytes: &[u8], terms: Terms) -> TitleId {
+    pub(crate) async fn licensed(&self, bytes: &[u8], terms: Terms) -> TitleId {
         let sender = Home::new().await;
         let id = sender
             .library
@@ -130,7 +138,7 @@ impl Stage {
         let manifest = Manifest {
             title: id,
             name: title.name.clone(),
-            kind: title.kind,
+            kind: MediaKind::Video,
             recorded: None,
             publisher: title.publisher,
             assets: title.assets.clone(),
@@ -235,27 +243,33 @@ async fn enrol(home: &Home, server: &SigningKey) {
         .expect("written");
 }
 
-struct Answer {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(": ")?;
             key.eq_ignore_ascii_case(name).then_some(value)
         })
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
 /// One request from one of the loopback addresses; reads until the server closes.
-async fn ask(to: SocketAddr, from: [u8; 4], method: &str, path: &str, headers: &str) -> Answer {
+pub(crate) async fn ask(
+    to: SocketAddr,
+    from: [u8; 4],
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> Answer {
     let mut stream = connect(to, from).await;
     let request =
         format!("{method} {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n{headers}\r\n");

@@ -173,6 +173,11 @@ impl Rights {
         self.rules.subscribe()
     }
 
+    /// The time by which licenses are judged.
+    pub fn now(&self) -> Timestamp {
+        self.link.now_signed()
+    }
+
     /// Fetches the restrictions from the server.
     pub async fn refresh(&self) -> Result<(), RightsError> {
         let enrolment = self.link.enrolment().ok_or(RightsError::NotEnrolled)?;

@@ -8,6 +8,7 @@ use super::format;
 use super::home::After;
 use super::jukebox::JukeboxCard;
 use super::live::Follow;
+use super::players::PlayersPart;
 use super::respond::{Done, Page, Posted, Refusal, page};
 use super::shell::{Icon, Nav, Shell, escape_query};
 use super::view::{DeviceCard, PlayingCard, class_word};
@@ -29,6 +30,7 @@ struct DevicesPage {
     admitted: Vec<DeviceCard>,
     ignored: Vec<DeviceCard>,
     gateways: Vec<DeviceCard>,
+    players: PlayersPart,
     imports: Vec<Walk>,
     undo: Option<String>,
 }
@@ -139,6 +141,7 @@ pub async fn list(State(site): State<Arc<Site>>, Query(after): Query<After>) -> 
         admitted,
         ignored,
         gateways,
+        players: PlayersPart::of(&site, now),
         imports: walks(&site),
         undo: undo_words(&site),
     }))

@@ -24,6 +24,7 @@ mod login;
 mod orders;
 mod pair;
 mod play;
+mod players;
 mod record;
 mod respond;
 mod resumable;
@@ -45,6 +46,7 @@ use crate::devices::Devices;
 use crate::exchange::Exchange;
 use crate::library::Library;
 use crate::link::Link;
+use crate::media_server::MediaServer;
 use crate::playback::Playback;
 use crate::recording::Recordings;
 use crate::rights::Rights;
@@ -102,6 +104,8 @@ pub struct WebState {
     pub playback: Playback,
     /// Recordings from line-ins.
     pub recordings: Recordings,
+    /// This home's media for players on the network.
+    pub media_server: MediaServer,
 }
 
 /// The pages' own state around [`WebState`].
@@ -181,6 +185,9 @@ fn household() -> Router<Arc<Site>> {
         .route("/devices/search", post(devices::search))
         .route("/devices/undo", post(devices::undo))
         .route("/devices/camera", post(cameras::add))
+        .route("/devices/media-server", post(players::switch))
+        .route("/devices/players/{player}/admit", post(players::admit))
+        .route("/devices/players/{player}/ignore", post(players::ignore))
         .route("/devices/{device}", get(devices::browse))
         .route("/devices/{device}/admit", post(devices::admit))
         .route("/devices/{device}/ignore", post(devices::ignore))

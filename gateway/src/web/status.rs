@@ -38,6 +38,8 @@ pub async fn json(State(site): State<Arc<Site>>) -> Result<Json<Value>, Refusal>
         "link": link(&site),
         "devices": devices(&site),
         "noisy": site.state.devices.noisy(),
+        "players": super::players::status(&site),
+        "media_server": site.state.media_server.is_on(),
         "titles": titles,
         "imports": imports(&site),
         "listings": listings(&site),

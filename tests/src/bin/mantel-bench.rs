@@ -20,6 +20,9 @@ enum What {
     /// MB/s and CPU-seconds per GB of the relay and of both ends, beside raw TCP (iperf3), plain TLS and Syncthing's
     /// relay. Needs iperf3 and strelaysrv (Debian: iperf3, syncthing-relaysrv).
     Relay(bench::relay::Options),
+    /// Browse, scan rate and memory of the media server, beside minidlna and gerbera. Needs root and both of them
+    /// (Debian: minidlna, gerbera).
+    Dlna(bench::dlna::Options),
     /// One process of a benchmark; started by the others.
     #[command(hide = true)]
     Part {
@@ -35,6 +38,7 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match Arguments::parse().what {
         What::Relay(options) => runtime.block_on(bench::relay::run(options)),
+        What::Dlna(options) => runtime.block_on(bench::dlna::run(options)),
         What::Part { spec } => runtime.block_on(bench::part::run(&spec)),
     }
 }

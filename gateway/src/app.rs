@@ -8,6 +8,7 @@ use crate::catalog::{self, Catalog, CatalogError};
 use crate::config::Config;
 use crate::devices::{self, Devices, DevicesError, OwnVoice};
 use crate::exchange::{self, Exchange, ExchangeOptions, StartError};
+use crate::home_assistant::{self, HomeAssistant, HomeAssistantError};
 use crate::library::{self, Library, LibraryError, LibraryOptions};
 use crate::link::identity::IdentityError;
 use crate::link::{self, Identity, Link};
@@ -15,6 +16,7 @@ use crate::media_server::{self, MediaServer};
 use crate::playback::Playback;
 use crate::recording::Recordings;
 use crate::rights::{self, Rights, RightsError};
+use crate::uploads::{self, Uploads, UploadsError};
 use crate::web::{self, WebState};
 use mantel_runtime::clock::Clock;
 use mantel_runtime::db::{Db, DbError, Schema};
@@ -42,6 +44,8 @@ pub const SCHEMAS: &[Schema] = &[
     exchange::SCHEMA,
     exchange::serve::SCHEMA,
     media_server::SCHEMA,
+    uploads::SCHEMA,
+    home_assistant::SCHEMA,
     web::SCHEMA,
 ];
 
@@ -100,6 +104,12 @@ pub enum AppError {
     /// The exchange cannot start.
     #[error("cannot start the exchange with other homes")]
     Exchange(#[from] StartError),
+    /// The accounts of devices that send cannot be read.
+    #[error("cannot read which devices may send")]
+    Uploads(#[from] UploadsError),
+    /// The settings of the household's broker cannot be read.
+    #[error("cannot read the settings for Home Assistant")]
+    HomeAssistant(#[from] HomeAssistantError),
 }
 
 /// A running gateway.
@@ -209,6 +219,15 @@ async fn start_parts(
         tasks,
     )
     .await?;
+    let uploads = Uploads::start(
+        config.uploads.clone(),
+        &config.data_dir,
+        db.clone(),
+        library.clone(),
+        clock.clone(),
+        tasks,
+    )
+    .await?;
     let exchange = Exchange::start(
         ExchangeOptions {
             direct: config.exchange.direct,
@@ -258,6 +277,19 @@ async fn start_parts(
         tasks,
     )
     .await?;
+    let home_assistant = HomeAssistant::start(
+        home_assistant::Parts {
+            db: db.clone(),
+            clock: clock.clone(),
+            library: library.clone(),
+            devices: devices.clone(),
+            exchange: exchange.clone(),
+            link: link.clone(),
+            playback: playback.clone(),
+        },
+        tasks,
+    )
+    .await?;
     let state = WebState {
         started: clock.now(),
         clock: clock.clone(),
@@ -274,10 +306,13 @@ async fn start_parts(
         playback: playback.clone(),
         recordings,
         media_server: media_server.clone(),
+        uploads: uploads.clone(),
+        home_assistant,
     };
     let router = web::router(state.clone())
         .merge(playback.router())
-        .merge(media_server.router());
+        .merge(media_server.router())
+        .merge(uploads.router());
     http::serve(web_listener, router, tasks);
     info!(device = %state.link.device(), web = %web_at, exchange = %chunks_at, "the gateway serves");
     Ok(Running {

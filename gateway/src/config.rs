@@ -3,6 +3,7 @@
 use crate::devices::DevicesConfig;
 use crate::media_server::MediaServerConfig;
 use crate::recording::RecordingConfig;
+use crate::uploads::UploadsConfig;
 use serde::Deserialize;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ pub struct Config {
     pub recording: RecordingConfig,
     /// This home's media for players on the network.
     pub media_server: MediaServerConfig,
+    /// Devices that send by themselves.
+    pub uploads: UploadsConfig,
 }
 
 impl Default for Config {
@@ -45,6 +48,7 @@ impl Default for Config {
             devices: DevicesConfig::default(),
             recording: RecordingConfig::default(),
             media_server: MediaServerConfig::default(),
+            uploads: UploadsConfig::default(),
         }
     }
 }
@@ -144,6 +148,7 @@ mod tests {
             "line_ins",
             "[recording]",
             "[media_server]",
+            "[uploads]",
         ] {
             assert!(text.contains(key), "{key} is not in gateway.toml");
         }

@@ -136,7 +136,8 @@ fn run(flags: Flags) -> anyhow::Result<()> {
     if flags.interface.is_some() {
         config.devices.interface = flags.interface;
     }
-    let log = logging::init(&config.log);
+    // The FTP crate writes whole sessions into its spans; what matters of them is told by `uploads`.
+    let log = logging::init(&format!("{},libunftp=off", config.log));
     if let Some(Command::Capture {
         device,
         out,

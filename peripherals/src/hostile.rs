@@ -98,8 +98,8 @@ impl Hostile {
         MediaServer::new(
             "Box".to_owned(),
             ServerAccess {
-                address: LOOPBACK,
                 content_directory: service,
+                all_in: None,
             },
         )
     }

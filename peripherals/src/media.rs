@@ -476,16 +476,30 @@ impl MediaSource {
 
     /// Everything that the source has, each file once, within `limits`; safe against cycles.
     pub fn walk(&self, limits: WalkLimits) -> Walk {
-        Walk::new(self.clone(), limits)
+        Walk::from(self.clone(), [self.top()], limits)
     }
 
-    /// As [`MediaSource::walk`], but only what is in these containers and below.
+    /// As [`MediaSource::walk`], but only what is in these containers and below. Everything, where a file is in
+    /// several containers under different ids (`upnp::quirks`).
     pub fn walk_from(
         &self,
         containers: impl IntoIterator<Item = ObjectId>,
         limits: WalkLimits,
     ) -> Walk {
-        Walk::from(self.clone(), containers, limits)
+        let top = self.top();
+        if top == ObjectId::root() {
+            Walk::from(self.clone(), containers, limits)
+        } else {
+            Walk::from(self.clone(), [top], limits)
+        }
+    }
+
+    /// Where everything is listed once.
+    pub(crate) fn top(&self) -> ObjectId {
+        match self {
+            Self::Upnp(server) => server.top(),
+            Self::Storage(_) | Self::Disc(_) | Self::Ptp(_) | Self::Mpd(_) => ObjectId::root(),
+        }
     }
 
     /// Tells when something changed on the device, from now on.

@@ -149,21 +149,19 @@ impl Plan {
 #[derive(Debug)]
 pub struct Walk {
     source: MediaSource,
+    top: ObjectId,
     plan: Plan,
     failures: u32,
 }
 
 impl Walk {
-    pub(crate) fn new(source: MediaSource, limits: WalkLimits) -> Self {
-        Self::from(source, [ObjectId::root()], limits)
-    }
-
     pub(crate) fn from(
         source: MediaSource,
         roots: impl IntoIterator<Item = ObjectId>,
         limits: WalkLimits,
     ) -> Self {
         Self {
+            top: source.top(),
             source,
             plan: Plan::new(limits, roots),
             failures: 0,
@@ -189,7 +187,7 @@ impl Walk {
                 Err(error) => {
                     self.failures += 1;
                     self.plan.fail();
-                    if container == ObjectId::root() || self.failures >= MAX_FAILURES_IN_A_ROW {
+                    if container == self.top || self.failures >= MAX_FAILURES_IN_A_ROW {
                         return Err(error);
                     }
                     tracing::debug!(%container, %error, "container skipped");

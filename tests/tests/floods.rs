@@ -122,7 +122,7 @@ async fn a_machine_that_invents_devices_costs_the_household_nothing() -> Result<
     let mut times = page_times(&anna, |page| {
         highest = highest.max(memory_kib(&proc, "VmRSS").unwrap_or(0));
         if listed.is_none() && page.contains("Late TV") {
-            listed = Some(began.elapsed() - late_began);
+            listed = Some(began.elapsed().saturating_sub(late_began));
         }
         flood.exit().is_some()
     })

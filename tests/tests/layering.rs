@@ -19,11 +19,12 @@ const GATEWAY: &[&[&str]] = &[
     &["app"],
     &["config"],
     &["web"],
-    &["media_server"],
-    &["playback"],
+    &["media_server", "home_assistant"],
+    &["playback", "uploads"],
     &["exchange"],
     &["rights", "catalog", "recording", "cameras"],
     &["library", "devices", "link"],
+    &["attempts"],
 ];
 
 /// The server's modules, top first.

@@ -104,8 +104,8 @@ fn sha256(file: &Path) -> Result<String> {
 /// Two homes; the first has a laptop and a telephone, the second a laptop.
 async fn site() -> Result<Site> {
     let net = Net::builder()
-        .home("a", &["laptop", "phone"])
-        .home("b", &["laptop"])
+        .home("a", &["pc", "phone"])
+        .home("b", &["pc"])
         .mode(Mode::Namespaces)
         .up()?;
     SiteBuilder::on(net).up().await
@@ -115,7 +115,7 @@ async fn site() -> Result<Site> {
 async fn players_browse_and_play_what_they_were_let_in_to() -> Result<()> {
     let site = site().await?;
     let logs = site.net.folder().to_owned();
-    let laptop = site.net.home("a")?.device("laptop")?.clone();
+    let laptop = site.net.home("a")?.device("pc")?.clone();
     let phone = site.net.home("a")?.device("phone")?.clone();
     let anna = &site.anna;
     let (song, clip) = (media::song()?, media::clip()?);
@@ -373,10 +373,10 @@ async fn a_title_from_another_home_is_listed_while_its_license_holds() -> Result
         .await?;
     site.operator.credit("Ben", "20.00").await?;
     site.ben.listing(&title.id).await?;
-    let order = site.ben.buy(&title.id).await?;
-    site.ben.wait_ready(&order, LONG).await?;
+    site.ben.buy(&title.id).await?;
+    site.ben.wait_ready(&title.id, LONG).await?;
 
-    let laptop = site.net.home("b")?.device("laptop")?.clone();
+    let laptop = site.net.home("b")?.device("pc")?.clone();
     let location = format!("{}/upnp/device.xml", site.b.url());
     ask_one(&laptop, &logs, &["page", &location, "0", "0", "5"]).await?;
     let (id, _) = player(&site.ben, &laptop).await?;

@@ -82,8 +82,8 @@ fn device(port: u16) -> Device {
         events: None,
     };
     let server = ServerAccess {
-        address,
         content_directory: service(ServiceKind::ContentDirectory, "ContentDirectory", "cd"),
+        all_in: None,
     };
     let renderer = RendererAccess {
         address,

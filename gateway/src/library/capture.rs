@@ -9,13 +9,11 @@ use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use mantel_peripherals::live::Still;
 use mantel_peripherals::picture;
-use mantel_protocol::seal::SealError;
 use rustix::fs::MemfdFlags;
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::sync::Arc;
 use tokio_util::io::ReaderStream;
-use zeroize::Zeroizing;
 
 /// Why a picture or a clip was not made.
 #[derive(Debug, thiserror::Error)]
@@ -120,20 +118,6 @@ impl Library {
         let bytes = file.seek(SeekFrom::End(0))?;
         file.rewind()?;
         Ok(Clip { file, bytes })
-    }
-
-    /// Seals a secret of another module for `place`, which names module and row.
-    pub(crate) fn seal_secret(&self, place: &str, secret: &[u8]) -> Vec<u8> {
-        self.inner.store_key.wrap(place, secret)
-    }
-
-    /// Opens what [`Library::seal_secret`] sealed for the same place.
-    pub(crate) fn open_secret(
-        &self,
-        place: &str,
-        sealed: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        self.inner.store_key.unwrap(place, sealed)
     }
 }
 

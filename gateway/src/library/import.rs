@@ -121,6 +121,11 @@ impl Library {
     /// Imports one file and returns its title; the title that is there already, if it was imported before. Dropping
     /// the future ends the import and leaves nothing behind. Progress is in [`Library::imports`].
     pub async fn import(&self, source: ImportSource) -> Result<TitleId, ImportError> {
+        Ok(self.import_told(source).await?.0)
+    }
+
+    /// [`Library::import`], which also says whether the title is a new one.
+    pub async fn import_told(&self, source: ImportSource) -> Result<(TitleId, bool), ImportError> {
         if let Some(imported) = source.imported() {
             let wanted = imported.clone();
             let known = self
@@ -129,7 +134,7 @@ impl Library {
                 .read(move |db| Ok::<_, DbError>(store::by_import(db, &wanted)?))
                 .await?;
             if let Some(title) = known {
-                return Ok(title);
+                return Ok((title, false));
             }
         }
         let Some(ticket) = Ticket::take(&self.inner.progress, &source) else {
@@ -145,7 +150,7 @@ impl Library {
                 ticket.set(ImportPhase::Failed(error.to_string()));
             }
         }
-        result
+        result.map(|title| (title, title == ticket.title()))
     }
 
     async fn import_with(

@@ -60,6 +60,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
+use zeroize::Zeroizing;
 
 use jiff::Timestamp;
 
@@ -380,6 +381,18 @@ impl Library {
         Ok(())
     }
 
+    /// Names a title after its file's new path, unless a person gave it another name meanwhile. `was` is the file's old
+    /// name, `now` its new path.
+    pub async fn follow_file(&self, id: TitleId, was: &str, now: &str) -> Result<(), LibraryError> {
+        let named = |file: &str| source::clean_name(source::file_stem(file));
+        match self.title(id).await? {
+            Some(title) if title.name == named(was) && title.name != named(now) => {
+                self.rename(id, &named(now)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Imports under way and those that ended lately.
     pub fn imports(&self) -> watch::Receiver<Arc<Vec<ImportProgress>>> {
         self.inner.progress.subscribe()
@@ -569,6 +582,29 @@ impl Library {
     /// A secret of this gateway for one purpose, derived from the store key.
     pub(crate) fn derived_secret(&self, purpose: &'static str) -> [u8; 32] {
         self.inner.store_key.derive(purpose)
+    }
+
+    /// Seals a secret of another module for a place of its own in the database, such as a password.
+    pub fn seal_secret(&self, place: &str, secret: &[u8]) -> Vec<u8> {
+        self.inner.store_key.wrap(place, secret)
+    }
+
+    /// Opens what [`Library::seal_secret`] sealed for the same place.
+    pub fn open_secret(
+        &self,
+        place: &str,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, LibraryError> {
+        Ok(self.inner.store_key.unwrap(place, sealed)?)
+    }
+
+    /// What the sealed titles take on disk, bytes.
+    pub async fn used_bytes(&self) -> Result<u64, LibraryError> {
+        let used = self
+            .inner
+            .db
+            .read(|db| Ok::<_, DbError>(store::used_bytes(db)?));
+        Ok(used.await?)
     }
 
     /// The blob store.

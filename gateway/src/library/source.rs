@@ -166,6 +166,21 @@ impl ImportSource {
         }
     }
 
+    /// A file that a device sent by itself. `key` is the device's stable key.
+    pub fn pushed(
+        key: &str,
+        device: &str,
+        name: &str,
+        size: Option<u64>,
+        bytes: impl Stream<Item = Result<Bytes, SourceError>> + Send + 'static,
+    ) -> Self {
+        Self {
+            device_key: key.to_owned(),
+            device: clean_name(device),
+            ..Self::upload(name, None, size, bytes)
+        }
+    }
+
     /// A file on this machine.
     pub async fn file(path: &Path) -> io::Result<Self> {
         let file = tokio::fs::File::open(path).await?;
@@ -221,7 +236,7 @@ pub(super) fn clean_name(text: &str) -> String {
     }
 }
 
-fn file_stem(name: &str) -> &str {
+pub(super) fn file_stem(name: &str) -> &str {
     let name = name.rsplit(['/', '\\']).next().unwrap_or(name);
     match name.rsplit_once('.') {
         Some((stem, ending)) if !stem.is_empty() && (1..=5).contains(&ending.len()) => stem,

@@ -123,6 +123,12 @@ fn asset_from(row: &Row<'_>) -> Sql<Asset> {
     })
 }
 
+/// The size of all complete blobs, bytes.
+pub(super) fn used_bytes(db: &Connection) -> Sql<u64> {
+    let mut query = db.prepare_cached("SELECT COALESCE(sum(size_bytes), 0) FROM blobs")?;
+    query.query_row([], |row| Ok(row.get::<_, i64>(0)? as u64))
+}
+
 /// All titles, newest first.
 pub(super) fn list(db: &Connection) -> Sql<Vec<Title>> {
     let mut assets: HashMap<String, Vec<Asset>> = HashMap::new();

@@ -24,7 +24,7 @@ struct Shown {
 
 impl Shown {
     async fn new() -> Self {
-        let stage = Stage::new().await;
+        let stage = Stage::with(&[super::SCHEMA]).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let at = listener.local_addr().expect("bound");
         let parts = Parts {

@@ -1,6 +1,7 @@
 //! Following a title on a renderer: what a report means, decided without I/O (UPnP AVTransport:1 §2.2.1).
 
 use mantel_peripherals::media::{PlaybackStatus, TransportState};
+use std::time::Duration;
 
 /// Reports of "stopped" before the first "playing" after which a renderer is believed to have given up.
 const MAX_IDLE: u32 = 20;
@@ -8,6 +9,10 @@ const MAX_IDLE: u32 = 20;
 const MISSES_TOLD: u32 = 2;
 /// Missed reports in a row after which the renderer is given up.
 const MAX_MISSES: u32 = 60;
+/// How near its end a title stands still when it is over and the renderer does not say so.
+const END: Duration = Duration::from_secs(2);
+/// Reports of the same position there after which it is believed to be over. gmediarender may hang between two titles.
+const MAX_STOOD: u32 = 8;
 
 /// What is known of a renderer's progress.
 #[derive(Debug)]
@@ -17,6 +22,8 @@ pub(super) struct Following {
     played: bool,
     idle: u32,
     misses: u32,
+    position: Option<Duration>,
+    stood: u32,
 }
 
 /// What follows from a report.
@@ -43,6 +50,8 @@ impl Following {
             played: false,
             idle: 0,
             misses: 0,
+            position: None,
+            stood: 0,
         }
     }
 
@@ -61,7 +70,11 @@ impl Following {
         match status.state {
             TransportState::Playing | TransportState::Paused => {
                 self.played = true;
-                Verdict::On
+                if self.stands_at_the_end(status) {
+                    Verdict::Over
+                } else {
+                    Verdict::On
+                }
             }
             TransportState::Stopped | TransportState::NoMedia if self.played => Verdict::Over,
             TransportState::Stopped | TransportState::NoMedia => {
@@ -76,6 +89,18 @@ impl Following {
                 Verdict::On
             }
         }
+    }
+
+    fn stands_at_the_end(&mut self, status: &PlaybackStatus) -> bool {
+        let at_end = match (status.position, status.duration) {
+            (Some(position), Some(duration)) => position + END >= duration,
+            (None, _) | (_, None) => false,
+        };
+        let stands =
+            at_end && status.state == TransportState::Playing && status.position == self.position;
+        self.position = status.position;
+        self.stood = if stands { self.stood + 1 } else { 0 };
+        self.stood >= MAX_STOOD
     }
 
     pub(super) fn missed(&mut self) -> Verdict {
@@ -115,6 +140,28 @@ mod tests {
         ] {
             assert_eq!(following.heard(&status(state, ours)), verdict, "{state:?}");
         }
+    }
+
+    #[test]
+    fn a_title_that_stands_still_at_its_end_is_over() {
+        let at = |state, seconds| PlaybackStatus {
+            position: Some(Duration::from_secs(seconds)),
+            duration: Some(Duration::from_secs(42)),
+            ..status(state, None)
+        };
+        let mut following = Following::new("/media/abc");
+        for _ in 0..100 {
+            let stuck = at(TransportState::Playing, 20);
+            assert_eq!(following.heard(&stuck), Verdict::On, "it waits for bytes");
+            let paused = at(TransportState::Paused, 41);
+            assert_eq!(following.heard(&paused), Verdict::On);
+        }
+        let verdicts: Vec<Verdict> = (0..MAX_STOOD)
+            .map(|_| following.heard(&at(TransportState::Playing, 41)))
+            .collect();
+        let (last, before) = verdicts.split_last().expect("there are some");
+        assert!(before.iter().all(|verdict| *verdict == Verdict::On));
+        assert_eq!(*last, Verdict::Over);
     }
 
     #[test]

@@ -39,6 +39,10 @@ enum Next {
         entry: u64,
         prepared: Box<Prepared>,
     },
+    /// Not told of this one, which is started at the end of the current title.
+    AtEnd {
+        entry: u64,
+    },
     /// It cannot be told.
     Unsupported,
 }
@@ -247,7 +251,7 @@ impl Task {
         }
         let moved = match &self.next {
             Next::Loaded { prepared, .. } => plays(&prepared.path),
-            Next::Nothing | Next::Unsupported => false,
+            Next::Nothing | Next::AtEnd { .. } | Next::Unsupported => false,
         };
         if moved
             && let Next::Loaded { entry, prepared } =
@@ -340,7 +344,11 @@ impl Task {
         let first = self.first();
         match (&self.next, &first) {
             (Next::Unsupported, _) => return,
-            (Next::Loaded { entry, .. }, Some(first)) if *entry == first.entry => return,
+            (Next::Loaded { entry, .. } | Next::AtEnd { entry }, Some(first))
+                if *entry == first.entry =>
+            {
+                return;
+            }
             _ => self.withdraw_next(),
         }
         let near = match self.last {
@@ -354,6 +362,12 @@ impl Task {
         let Ok(prepared) = self.playback.prepare(&self.player, first.title).await else {
             return;
         };
+        // From a film to a song gmediarender waits for ever for a picture that does not come.
+        if prepared.request.kind != self.current.request.kind {
+            self.playback.inner.sessions.end(&prepared.token);
+            self.next = Next::AtEnd { entry: first.entry };
+            return;
+        }
         match self.player.renderer.load_next(&prepared.request).await {
             Ok(()) => {
                 self.next = Next::Loaded {
@@ -375,10 +389,14 @@ impl Task {
 
     /// Takes back what the renderer was given to play next: its media URL ends.
     fn withdraw_next(&mut self) {
-        if let Next::Loaded { prepared, .. } = &self.next {
-            self.playback.inner.sessions.end(&prepared.token);
-            self.withdrawn = Some(prepared.path.clone());
-            self.next = Next::Nothing;
+        match &self.next {
+            Next::Loaded { prepared, .. } => {
+                self.playback.inner.sessions.end(&prepared.token);
+                self.withdrawn = Some(prepared.path.clone());
+                self.next = Next::Nothing;
+            }
+            Next::AtEnd { .. } => self.next = Next::Nothing,
+            Next::Nothing | Next::Unsupported => {}
         }
     }
 

@@ -16,7 +16,7 @@ use mantel_protocol::key::SigningKey;
 use mantel_protocol::license::{License, Terms};
 use mantel_protocol::manifest::{Manifest, TitleKeys, license_context};
 use mantel_protocol::token::sign;
-use mantel_runtime::db::DbError;
+use mantel_runtime::db::{DbError, Schema};
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,16 +39,17 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) async fn new() -> Self {
+    async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A stage whose database also has the tables of modules above this one.
+    pub(crate) async fn with(above: &[Schema]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let identity = Arc::new(Identity::load_or_create(folder.path()).expect("keys"));
         let clock = Clock::manual("2026-01-01T00:00:00Z".parse().expect("a time"));
         let options = LibraryOptions::new(identity.device.device_id());
-        let more = [
-            crate::link::SCHEMA,
-            crate::rights::SCHEMA,
-            crate::media_server::SCHEMA,
-        ];
+        let more = [&[crate::link::SCHEMA, crate::rights::SCHEMA], above].concat();
         let home = Home::open(folder.path(), options, clock.clone(), &more).await;
         let server = SigningKey::generate();
         enrol(&home, &server).await;

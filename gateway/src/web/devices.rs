@@ -32,6 +32,7 @@ struct DevicesPage {
     gateways: Vec<DeviceCard>,
     players: PlayersPart,
     imports: Vec<Walk>,
+    senders: Vec<super::senders::SenderCard>,
     undo: Option<String>,
 }
 
@@ -144,6 +145,7 @@ pub async fn list(State(site): State<Arc<Site>>, Query(after): Query<After>) -> 
         players: PlayersPart::of(&site, now),
         imports: walks(&site),
         undo: undo_words(&site),
+        senders: super::senders::cards(&site),
     }))
 }
 

@@ -51,6 +51,7 @@ async fn tell(site: &Site, send: mpsc::Sender<Result<Event, Infallible>>) {
     let (mut library, mut imports) = (state.library.changes(), state.library.imports());
     let (mut devices, mut walks) = (state.devices.snapshot(), state.devices.imports());
     let mut fresh = state.devices.news();
+    let mut senders = state.uploads.senders();
     let (mut playing, mut link) = (state.playback.sessions(), state.link.status());
     let mut recordings = state.recordings.rows();
     loop {
@@ -82,6 +83,7 @@ async fn tell(site: &Site, send: mpsc::Sender<Result<Event, Infallible>>) {
             alive = next(&mut devices) => alive,
             alive = next(&mut walks) => alive,
             alive = next(&mut fresh) => alive,
+            alive = next(&mut senders) => alive,
             alive = next(&mut playing) => alive,
             alive = next(&mut link) => alive,
             alive = next(&mut recordings) => alive,

@@ -152,14 +152,20 @@ pub fn news(site: &Site, area: &str) -> News {
             let devices = devices.borrow();
             let news = state.devices.news();
             let news = news.borrow();
-            version(devices.iter().map(|row| {
+            let senders = state.uploads.senders();
+            let senders = senders.borrow();
+            let sender = |row: &crate::uploads::Sender| {
+                format!("{} {} {:?} {:?}", row.id.0, row.name, row.used, row.problem)
+            };
+            let device = |row: &crate::devices::DeviceRow| {
                 let times = news.get(&row.id).map_or(0, |news| news.times);
                 let standing = view::standing_word(row.standing);
                 format!(
                     "{} {} {:?} {standing} {times} {:?} {:?} {:?}",
                     row.id, row.name, row.class, row.state, row.problem, row.capabilities
                 )
-            }))
+            };
+            version(devices.iter().map(device).chain(senders.iter().map(sender)))
         }
         "recordings" => {
             let parts = super::record::cards(site).into_iter().map(|card| {

@@ -8,7 +8,6 @@
 
 mod admin;
 mod assets;
-mod attempts;
 mod cameras;
 mod catalog;
 mod devices;
@@ -16,6 +15,7 @@ mod events;
 mod fields;
 mod format;
 mod home;
+mod home_assistant;
 mod homes;
 mod jukebox;
 mod library;
@@ -28,6 +28,7 @@ mod players;
 mod record;
 mod respond;
 mod resumable;
+mod senders;
 mod session;
 mod setup;
 mod shell;
@@ -40,17 +41,19 @@ mod view;
 
 pub use store::SCHEMA;
 
+use crate::attempts::Attempts;
 use crate::cameras::Cameras;
 use crate::catalog::Catalog;
 use crate::devices::Devices;
 use crate::exchange::Exchange;
+use crate::home_assistant::HomeAssistant;
 use crate::library::Library;
 use crate::link::Link;
 use crate::media_server::MediaServer;
 use crate::playback::Playback;
 use crate::recording::Recordings;
 use crate::rights::Rights;
-use attempts::Attempts;
+use crate::uploads::Uploads;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, header};
@@ -106,6 +109,10 @@ pub struct WebState {
     pub recordings: Recordings,
     /// This home's media for players on the network.
     pub media_server: MediaServer,
+    /// Devices that send by themselves.
+    pub uploads: Uploads,
+    /// The household's own MQTT broker.
+    pub home_assistant: HomeAssistant,
 }
 
 /// The pages' own state around [`WebState`].
@@ -240,6 +247,8 @@ fn household() -> Router<Arc<Site>> {
             "/library/{title}/remove",
             get(title::confirm_remove).post(title::remove),
         )
+        .route("/uploads", get(senders::list).post(senders::let_send))
+        .route("/uploads/{sender}/revoke", post(senders::revoke))
         .route("/homes", get(homes::list))
         .route("/homes/{home}", get(homes::one))
         .route("/catalog", get(catalog::list))
@@ -263,6 +272,11 @@ fn admin_area() -> Router<Arc<Site>> {
         .route("/admin/sessions", get(admin::sessions))
         .route("/admin/sessions/{session}/revoke", post(admin::revoke))
         .route("/admin/password", post(admin::change_password))
+        .route(
+            "/admin/home-assistant",
+            get(home_assistant::show).post(home_assistant::set),
+        )
+        .route("/admin/home-assistant/forget", post(home_assistant::forget))
 }
 
 async fn respond_missing() -> respond::Refusal {

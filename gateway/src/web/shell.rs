@@ -169,6 +169,11 @@ fn notice(word: &str) -> Option<&'static str> {
         "recording" => "The recording has begun. You can leave this page; it goes on by itself.",
         "recorded" => "The recording was stopped. Its tracks are in the library, or on their way.",
         "sent" => "Done.",
+        "sender-revoked" => "It may not send any more. What it sent stays in the library.",
+        "broker" => "Kept. The gateway connects to the broker now.",
+        "broker-forgotten" => {
+            "The broker is forgotten. Home Assistant shows this gateway as unavailable."
+        }
         "revoked" => "That session has ended.",
         "password" => "The new password is in force. Other browsers have to log in again.",
         "paired" => "The television is let in. Its screen changes in a moment.",

@@ -70,6 +70,8 @@ fn link(site: &Site) -> Value {
 }
 
 fn devices(site: &Site) -> Vec<Value> {
+    let senders = site.state.uploads.senders();
+    let senders = senders.borrow();
     let rows = site.state.devices.snapshot();
     let rows = rows.borrow();
     let row = |row: &crate::devices::DeviceRow| {
@@ -81,7 +83,18 @@ fn devices(site: &Site) -> Vec<Value> {
             "gateway": row.gateway.map(|device| device.to_string()),
         })
     };
-    rows.iter().map(row).collect()
+    let sender = |row: &crate::uploads::Sender| {
+        json!({
+            "id": format!("push:{}", row.id.0), "name": row.name, "class": "camera", "capabilities": [],
+            "state": "online", "standing": "admitted", "problem": row.problem, "addresses": [], "mac": null,
+            "serial": null, "sends_by": row.used_by, "last_used": row.used.map(|used| used.to_string()),
+            "sent_files": row.sent_files, "sent_bytes": row.sent_bytes,
+        })
+    };
+    rows.iter()
+        .map(row)
+        .chain(senders.iter().map(sender))
+        .collect()
 }
 
 fn imports(site: &Site) -> Vec<Value> {

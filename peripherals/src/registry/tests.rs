@@ -57,8 +57,8 @@ pub(super) fn described(udn: &str, name: &str, host: &str) -> Input {
     let location = url(host);
     let description = parse_description(text.as_bytes(), &location).expect("readable");
     let server = ServerAccess {
-        address: ip(host),
         content_directory: description.services[0].clone(),
+        all_in: None,
     };
     let described = Described {
         description,

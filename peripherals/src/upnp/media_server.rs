@@ -43,6 +43,11 @@ impl MediaServer {
         &self.name
     }
 
+    /// The container in which it lists everything once.
+    pub fn top(&self) -> ObjectId {
+        self.access.all_in.clone().unwrap_or_else(ObjectId::root)
+    }
+
     /// One page of a container's children.
     pub async fn list(&self, container: &ObjectId, page: PageRequest) -> Result<Page, ListError> {
         self.browse(container, "BrowseDirectChildren", page).await
@@ -91,7 +96,7 @@ impl MediaServer {
         let listing = if text.is_empty() {
             didl::Listing::default()
         } else {
-            didl::parse_listing(text, self.access.address)
+            didl::parse_listing(text, self.access.address())
                 .map_err(|error| self.list_error(DescriptionError::Xml(error).into()))?
         };
         let number = |name| {
@@ -124,7 +129,7 @@ impl MediaServer {
     /// What it tells of its media (ContentDirectory:1 §2.5.20, §2.5.21).
     pub fn changes(&self) -> Changes {
         let service = self.access.content_directory.clone();
-        gena::follow(self.access.address, vec![(Topic::Directory, service)])
+        gena::follow(self.access.address(), vec![(Topic::Directory, service)])
     }
 
     fn list_error(&self, source: CallError) -> ListError {
@@ -152,7 +157,7 @@ impl MediaServer {
     ) -> Result<Fetched, FetchError> {
         let device = || self.name.clone();
         let url = match &resource.location {
-            Location::Url(url) if url.host() == self.access.address => url,
+            Location::Url(url) if url.host() == self.access.address() => url,
             _ => return Err(FetchError::Elsewhere { device: device() }),
         };
         let mut get = Request::get(url);

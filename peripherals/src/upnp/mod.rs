@@ -25,15 +25,23 @@ pub use session::{CallError, DescribeError, Described, describe};
 
 use std::net::IpAddr;
 
+use crate::media::ObjectId;
 use wire::Service;
 
 /// How to reach a media server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerAccess {
-    /// The device's address; nothing is fetched from any other.
-    pub address: IpAddr,
     /// ContentDirectory.
     pub content_directory: Service,
+    /// The container in which it lists everything once, where that is not its root.
+    pub all_in: Option<ObjectId>,
+}
+
+impl ServerAccess {
+    /// The device's address; nothing is fetched from any other.
+    pub fn address(&self) -> IpAddr {
+        self.content_directory.control.host()
+    }
 }
 
 /// How to reach a renderer.

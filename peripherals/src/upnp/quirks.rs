@@ -1,5 +1,7 @@
 //! Deviations of real devices, one row each, with the capture that shows it.
 
+use crate::media::ObjectId;
+
 /// How a device is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sign {
@@ -16,6 +18,8 @@ pub enum Deviation {
     SharedUdn,
     /// It plays this MIME type although it does not say so.
     AlsoPlays(&'static str),
+    /// It lists each file several times under ids and addresses of their own; in this container once.
+    AllIn(&'static str),
 }
 
 /// One deviation.
@@ -44,6 +48,12 @@ pub const QUIRKS: &[Quirk] = &[
         deviation: Deviation::AlsoPlays("video/mp4"),
         capture: "gmediarender-protocol-info.xml",
     },
+    // Audio, Photos and Video list again what is in PC Directory, without the refID of ContentDirectory:1 §2.8.4.
+    Quirk {
+        sign: Sign::Model("gerbera"),
+        deviation: Deviation::AllIn("1"),
+        capture: "gerbera-browse-root.xml",
+    },
 ];
 
 /// Whether devices with this UDN share it.
@@ -68,6 +78,18 @@ pub fn also_plays(model: &str) -> impl Iterator<Item = &'static str> {
         })
 }
 
+/// The container in which a media server of this model lists everything once, where that is not its root.
+pub fn all_in(model: &str) -> Option<ObjectId> {
+    QUIRKS
+        .iter()
+        .find_map(|quirk| match (quirk.sign, quirk.deviation) {
+            (Sign::Model(start), Deviation::AllIn(id)) if model.starts_with(start) => {
+                ObjectId::new(id)
+            }
+            _ => None,
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +105,10 @@ mod tests {
                 (Sign::Model(_), Deviation::AlsoPlays(mime)) => {
                     assert!(text.contains("http-get:") && !text.contains(&format!(":{mime}:")));
                 }
+                (Sign::Model(_), Deviation::AllIn(id)) => {
+                    let container = format!("id=&quot;{id}&quot; parentID=&quot;0&quot;");
+                    assert!(text.contains(&container) && !text.contains("refID"));
+                }
                 other => panic!("no rule for {other:?}"),
             }
         }
@@ -93,5 +119,7 @@ mod tests {
             ["video/mp4"]
         );
         assert_eq!(also_plays("Other").count(), 0);
+        assert_eq!(all_in("gerbera 1.1.0"), ObjectId::new("1"));
+        assert_eq!(all_in("Other"), None);
     }
 }

@@ -111,8 +111,8 @@ pub async fn describe(location: &DeviceUrl) -> Result<Described, DescribeError> 
     let server = description
         .service(ServiceKind::ContentDirectory)
         .map(|service| ServerAccess {
-            address,
             content_directory: service.clone(),
+            all_in: description.model.as_deref().and_then(super::quirks::all_in),
         });
     let renderer = match description.service(ServiceKind::AvTransport) {
         Some(av_transport) => Some(RendererAccess {

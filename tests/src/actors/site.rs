@@ -202,6 +202,21 @@ impl GatewayHandle {
         })
     }
 
+    /// Starts a gateway in a home of a net without a server; nobody has used it yet. `extra` are lines for its
+    /// `gateway.toml`; `small_disk` as in [`SiteBuilder::small_disk`].
+    pub async fn lone(
+        net: &Net,
+        home: &str,
+        extra: &str,
+        small_disk: Option<&str>,
+    ) -> Result<Self> {
+        let place = net.home(home)?.gateway().clone();
+        let mut gateway = Self::new(net.folder(), home, place, extra)?;
+        gateway.small_disk = small_disk.map(str::to_owned);
+        gateway.start().await?;
+        Ok(gateway)
+    }
+
     /// Where its pages are.
     pub fn url(&self) -> String {
         self.place.url(WEB_PORT)

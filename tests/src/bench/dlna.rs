@@ -569,6 +569,9 @@ mod tests {
         assert!(file.starts_with(b"ID3"));
         let text = String::from_utf8_lossy(&file);
         assert!(text.contains("Song number 000123") && text.contains("Album 00006"));
-        assert_eq!(file.iter().filter(|b| **b == 0xfb).count(), 8);
+        assert_eq!(
+            file.windows(2).filter(|pair| *pair == [0xff, 0xfb]).count(),
+            8
+        );
     }
 }

@@ -4,13 +4,12 @@
 #![allow(clippy::print_stdout, reason = "each test says what it measured")]
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use mantel_tests::actors::{Household, SiteBuilder, status};
-use mantel_tests::lab::{Mode, Net, Place, Proc, program};
+use mantel_tests::lab::{Mode, Net, Place, onvif_service, rtsp_camera, snapshots};
 use mantel_tests::media;
 use serde_json::Value;
 
@@ -19,72 +18,10 @@ const LONG: Duration = Duration::from_mins(2);
 /// The household's log-in at its camera.
 const USER: &str = "admin";
 const PASSWORD: &str = "tr0ub4dor & 3";
+/// Both, as the peers take them.
+const LOGIN: [&str; 2] = [USER, PASSWORD];
 /// What the streams' pictures measure.
 const SIZE: (u64, u64) = (640, 360);
-
-fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("peers")
-        .join(name)
-}
-
-/// An RTSP camera with every coding that can be encoded here, and the names of its streams.
-async fn rtsp_camera(place: &Place, login: &[&str], logs: &Path) -> Result<(Proc, Vec<String>)> {
-    let proc = place
-        .run("/usr/bin/python3")
-        .arg(script("rtsp_camera.py"))
-        .args([place.addr().to_string().as_str(), "8554"])
-        .args(login)
-        // Its registry of plugins: several at a time must not write the same one.
-        .env("GST_REGISTRY", logs.join(format!("{}-gst", place.name())))
-        .log(logs.join(format!("{}-rtsp.log", place.name())))
-        .spawn()
-        .await?;
-    let ready = proc.wait_line("ready", LONG).await?;
-    let kinds = ready.split_whitespace().skip(1).map(str::to_owned);
-    Ok((proc, kinds.collect()))
-}
-
-async fn snapshots(place: &Place, picture: &Path, logs: &Path) -> Result<Proc> {
-    let proc = place
-        .run("/usr/bin/python3")
-        .arg(script("snapshot.py"))
-        .args([place.addr().to_string().as_str(), "8080"])
-        .arg(picture)
-        .args([USER, PASSWORD])
-        .log(logs.join(format!("{}-snapshot.log", place.name())))
-        .spawn()
-        .await?;
-    proc.wait_line("ready", LONG).await?;
-    Ok(proc)
-}
-
-/// Builds the ONVIF face of a camera, which is no member of this workspace, once and where the other programs are.
-fn onvif_program() -> Result<PathBuf> {
-    let manifest = script("onvif-camera").join("Cargo.toml");
-    let target = program("mantel-gateway")?;
-    let target = target.parent().context("a folder")?.join("peers");
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "--manifest-path"])
-        .arg(manifest)
-        .arg("--target-dir")
-        .arg(&target)
-        .status()?;
-    ensure!(built.success(), "the ONVIF camera could not be built");
-    Ok(target.join("debug/onvif-camera"))
-}
-
-async fn onvif(place: &Place, stream: &str, snapshot: &str, logs: &Path) -> Result<Proc> {
-    let proc = place
-        .run(onvif_program()?)
-        .args([place.addr().to_string().as_str(), "8000", stream, snapshot])
-        .args([USER, PASSWORD])
-        .log(logs.join(format!("{}-onvif.log", place.name())))
-        .spawn()
-        .await?;
-    proc.wait_line("ready", LONG).await?;
-    Ok(proc)
-}
 
 /// The device at this place that can be filmed with.
 async fn camera_at(anna: &Household, place: &Place) -> Result<status::Device> {
@@ -214,13 +151,13 @@ async fn an_onvif_camera_is_found_seen_photographed_and_recorded() -> Result<()>
     let (anna, folder) = (&site.anna, site.net.folder().to_owned());
     let cam = site.net.home("a")?.device("cam")?.clone();
     let picture = media::photos()?.remove(0);
-    let _snapshots = snapshots(&cam, &picture, &folder).await?;
-    let (_rtsp, _) = rtsp_camera(&cam, &[USER, PASSWORD], &folder).await?;
+    let _snapshots = snapshots(&cam, &picture, &LOGIN, &folder).await?;
+    let (_rtsp, _) = rtsp_camera(&cam, &LOGIN, &folder).await?;
     let (stream, snapshot) = (
         format!("rtsp://{}:8554/h264-aac", cam.addr()),
         format!("http://{}:8080/snapshot.jpg", cam.addr()),
     );
-    let service = onvif(&cam, &stream, &snapshot, &folder).await?;
+    let service = onvif_service(&cam, &stream, &snapshot, &LOGIN, &folder).await?;
 
     let device = camera_at(anna, &cam).await?;
     println!("found \"{}\" [{}] {}", device.name, device.class, device.id);
@@ -307,7 +244,7 @@ async fn cameras_added_by_their_address_give_every_coding() -> Result<()> {
     let site = SiteBuilder::on(net).up().await?;
     let (anna, folder) = (&site.anna, site.net.folder().to_owned());
     let cam = site.net.home("a")?.device("cam")?.clone();
-    let (_rtsp, kinds) = rtsp_camera(&cam, &[USER, PASSWORD], &folder).await?;
+    let (_rtsp, kinds) = rtsp_camera(&cam, &LOGIN, &folder).await?;
     for address in [
         "rtsp://8.8.8.8/x",
         "http://10.0.0.1/x",
@@ -378,10 +315,10 @@ async fn a_camera_that_points_elsewhere_is_not_followed() -> Result<()> {
     let home = site.net.home("a")?;
     let (cam, victim) = (home.device("cam")?.clone(), home.device("other")?.clone());
     let picture = media::photos()?.remove(0);
-    let watched = snapshots(&victim, &picture, &folder).await?;
+    let watched = snapshots(&victim, &picture, &LOGIN, &folder).await?;
     let stream = format!("rtsp://{}:8080/x", victim.addr());
     let snapshot = format!("http://{}:8080/snapshot.jpg", victim.addr());
-    let _service = onvif(&cam, &stream, &snapshot, &folder).await?;
+    let _service = onvif_service(&cam, &stream, &snapshot, &LOGIN, &folder).await?;
     let device = camera_at(anna, &cam).await?;
     anna.admit(&device).await?;
     let fields = [("user", USER), ("password", PASSWORD)];

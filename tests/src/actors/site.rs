@@ -269,6 +269,14 @@ impl GatewayHandle {
             .join(path))
     }
 
+    /// Ends it and removes all that it kept.
+    pub async fn clear(mut self) -> Result<()> {
+        if let Some(proc) = self.proc.take() {
+            proc.stop().await?;
+        }
+        std::fs::remove_dir_all(&self.data).context("removing what the gateway kept")
+    }
+
     /// Kills it as a crash would, and starts it again.
     pub async fn crash(&mut self) -> Result<()> {
         if let Some(proc) = self.proc.take() {

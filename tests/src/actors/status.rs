@@ -128,6 +128,8 @@ pub struct Playing {
     pub position_s: f64,
     /// How long it is, seconds.
     pub duration_s: Option<f64>,
+    /// How loud it plays, percent, where the device tells.
+    pub volume: Option<u8>,
     /// What is wrong.
     pub problem: Option<String>,
 }

@@ -3,7 +3,7 @@
 
 use mantel_gateway::app::{self, Running};
 use mantel_gateway::config::Config;
-use mantel_gateway::devices::{DeviceImportState, DeviceRow};
+use mantel_gateway::devices::{DeviceImportState, DeviceRow, Looked};
 use mantel_gateway::library::Origin;
 use mantel_peripherals::media::Entry;
 use mantel_peripherals::{Capability, DeviceClass, DeviceState};
@@ -150,7 +150,7 @@ async fn a_memory_card_is_found_imported_and_gone() {
     let card = card.await;
     assert_eq!(card.name, "EOS");
     assert!(card.capabilities.contains(&Capability::ListMedia));
-    let listing = gateway.state.devices.browse(&card.id, None, 0).await;
+    let listing = gateway.state.devices.browse(&card.id, Looked::Top, 0).await;
     let [Entry::Container(dcim)] = &listing.expect("listed").page.entries[..] else {
         panic!("DCIM alone");
     };

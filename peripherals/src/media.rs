@@ -463,6 +463,19 @@ impl MediaSource {
         }
     }
 
+    /// Whether [`MediaSource::search`] may find something: devices that list by protocol search by it too.
+    pub fn searches(&self) -> bool {
+        matches!(self, Self::Upnp(_))
+    }
+
+    /// One page of what has `text` in its title, in all containers; nothing where the source cannot search.
+    pub async fn search(&self, text: &str, page: PageRequest) -> Result<Page, ListError> {
+        match self {
+            Self::Upnp(server) => server.search(text, page).await,
+            Self::Storage(_) | Self::Disc(_) | Self::Ptp(_) | Self::Mpd(_) => Ok(Page::default()),
+        }
+    }
+
     /// One item again by its id, for instance to fetch it after the device got a new address.
     pub async fn item(&self, id: &ObjectId) -> Result<Item, ListError> {
         match self {

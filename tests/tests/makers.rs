@@ -16,8 +16,8 @@ use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt as _;
 use mantel_peripherals::discovery::{Discovery, DiscoveryConfig, Snapshot};
 use mantel_peripherals::media::{
-    FetchRequest, Item, MediaKind, Mute, PlayRequest, RenderError, TransportState, Volume,
-    WalkLimits,
+    Entry, FetchRequest, Item, MediaKind, Mute, PageRequest, PlayRequest, RenderError,
+    TransportState, Volume, WalkLimits,
 };
 use mantel_peripherals::{Change, Device, DeviceClass, MediaSource, Renderer};
 use mantel_tests::lab::{self, Gerbera, MediaServer, Mode, Net, Place, Rygel, until, until_ok};
@@ -150,6 +150,20 @@ async fn serves(source: &MediaSource, folder: &Path, maker: &str) -> Result<()> 
             ]),
         "{maker} lists {kinds:?}"
     );
+    let page = PageRequest {
+        start: 0,
+        count: 50,
+    };
+    let storms = source.search("Storm", page).await?.entries;
+    ensure!(
+        !storms.is_empty()
+            && storms
+                .iter()
+                .all(|entry| matches!(entry, Entry::Item(item) if item.title.contains("Storm"))),
+        "{maker} finds {storms:?}"
+    );
+    let nothing = source.search("no \"such\" \\ title", page).await?.entries;
+    ensure!(nothing.is_empty(), "{maker} finds {nothing:?}");
     let mut changes = source.changes();
     // The subscription stands when the baseline was heard; what is added before is found by the walk below anyway.
     if let Ok(early) = tokio::time::timeout(Duration::from_secs(3), changes.next()).await {

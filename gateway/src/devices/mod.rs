@@ -169,6 +169,17 @@ pub struct DeviceRow {
     pub(crate) keys: Arc<rows::Keys>,
 }
 
+/// What is looked at on a device.
+#[derive(Debug, Clone, Copy)]
+pub enum Looked<'a> {
+    /// Its top container.
+    Top,
+    /// The container with this id.
+    In(&'a str),
+    /// What has this text in its title.
+    Named(&'a str),
+}
+
 /// One page of what a device has.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Listing {
@@ -392,29 +403,38 @@ impl Devices {
         }
     }
 
-    /// One page of a container; `object` absent: the top.
+    /// One page of what a device has.
     pub async fn browse(
         &self,
         id: &str,
-        object: Option<&str>,
+        what: Looked<'_>,
         page: u32,
     ) -> Result<Listing, DevicesError> {
         let (source, device) = self.source(id)?;
-        let object = match object {
-            Some(text) => ObjectId::new(text).ok_or(DevicesError::NoSuchObject)?,
-            None => ObjectId::root(),
-        };
         let count = PAGE_ENTRIES.min(MAX_PAGE);
         let request = PageRequest {
             start: page.saturating_mul(count),
             count,
         };
-        let page = match source.list(&object, request).await {
+        let listed = match what {
+            Looked::Top => source.list(&ObjectId::root(), request).await,
+            Looked::In(id) => {
+                let object = ObjectId::new(id).ok_or(DevicesError::NoSuchObject)?;
+                source.list(&object, request).await
+            }
+            Looked::Named(text) => source.search(text, request).await,
+        };
+        let page = match listed {
             Ok(page) => page,
             Err(error) => return Err(self.failed(&device, error).await),
         };
         let imported = self.inner.library.imported_from(device.id.as_str()).await?;
         Ok(Listing { page, imported })
+    }
+
+    /// Whether a device may be asked for what has a word in its title.
+    pub fn searches(&self, id: &str) -> bool {
+        self.source(id).is_ok_and(|(source, _)| source.searches())
     }
 
     /// Imports one object and returns its title.

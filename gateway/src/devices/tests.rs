@@ -344,7 +344,7 @@ async fn decisions_survive_a_restart_and_another_key() {
     let (again, _publish) = house(&home, renamed).await;
     again.ignore("uuid:one").await.expect("ignored");
     assert!(matches!(
-        again.browse("uuid:one", None, 0).await,
+        again.browse("uuid:one", Looked::Top, 0).await,
         Err(DevicesError::Ignored { .. })
     ));
     assert!(again.renderer("uuid:one").is_none());
@@ -493,7 +493,10 @@ async fn a_fetch_that_breaks_off_goes_on_where_it_was() {
         fetches,
         "nothing was fetched again"
     );
-    let listing = devices.browse("uuid:one", None, 0).await.expect("listed");
+    let listing = devices
+        .browse("uuid:one", Looked::Top, 0)
+        .await
+        .expect("listed");
     assert!(listing.page.entries.len() == 1 && listing.imported.contains("shaky"));
 }
 

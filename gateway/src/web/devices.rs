@@ -12,7 +12,7 @@ use super::players::PlayersPart;
 use super::respond::{Done, Page, Posted, Refusal, page};
 use super::shell::{Icon, Nav, Shell, escape_query};
 use super::view::{DeviceCard, PlayingCard, class_word};
-use crate::devices::{DeviceImport, DeviceImportState};
+use crate::devices::{DeviceImport, DeviceImportState, Looked};
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use mantel_peripherals::DeviceClass;
@@ -160,7 +160,12 @@ struct DevicePage {
     camera: Option<CameraCard>,
     walk: Option<Walk>,
     entries: Vec<EntryRow>,
-    object: Option<String>,
+    searches: bool,
+    /// What was searched for.
+    find: String,
+    /// Query of what is shown, without the page; ends with `&`.
+    query: String,
+    inside: bool,
     previous: Option<u32>,
     next: Option<u32>,
     problem: Option<String>,
@@ -230,10 +235,14 @@ fn item_words(item: &Item) -> String {
     parts.join(" · ")
 }
 
+/// The longest text that is searched for on a device, bytes.
+const MAX_SEARCH_BYTES: usize = 128;
+
 /// What to list of a device.
 #[derive(Deserialize)]
 pub struct Browse {
     object: Option<String>,
+    find: Option<String>,
     page: Option<u32>,
     done: Option<String>,
 }
@@ -257,14 +266,16 @@ pub async fn browse(
     };
     let card = card.ok_or_else(|| Refusal::missing("device").back("/devices"))?;
     let number = wanted.page.unwrap_or(0);
+    let find = wanted.find.as_deref().map(str::trim);
+    let find = find.filter(|text| !text.is_empty() && text.len() <= MAX_SEARCH_BYTES);
+    let looked = match (find, wanted.object.as_deref()) {
+        (Some(text), _) => Looked::Named(text),
+        (None, Some(id)) => Looked::In(id),
+        (None, None) => Looked::Top,
+    };
     let (mut entries, mut next, mut problem, mut left_out) = (Vec::new(), None, None, 0);
     if card.lists && card.standing == "admitted" {
-        match site
-            .state
-            .devices
-            .browse(&device, wanted.object.as_deref(), number)
-            .await
-        {
+        match site.state.devices.browse(&device, looked, number).await {
             Ok(listing) => {
                 left_out = listing.page.refused;
                 next = listing.page.next.map(|_| number.saturating_add(1));
@@ -313,7 +324,14 @@ pub async fn browse(
             .map(|class| (class_word(*class), class.label()))
             .collect(),
         entries,
-        object: wanted.object,
+        searches: site.state.devices.searches(&device),
+        find: find.unwrap_or_default().to_owned(),
+        query: match looked {
+            Looked::Named(text) => format!("find={}&", escape_query(text)),
+            Looked::In(id) => format!("object={}&", escape_query(id)),
+            Looked::Top => String::new(),
+        },
+        inside: matches!(looked, Looked::In(_)),
         previous: number.checked_sub(1),
         next,
         problem,

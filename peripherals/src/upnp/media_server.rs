@@ -69,19 +69,43 @@ impl MediaServer {
             })
     }
 
+    /// One page of the objects whose title contains `text` (ContentDirectory:1 §2.7.5 Search, an optional action).
+    pub async fn search(&self, text: &str, page: PageRequest) -> Result<Page, ListError> {
+        // §2.5.5.1: backslash and quote are escaped in a quoted value.
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+        let criteria = format!("dc:title contains \"{quoted}\"");
+        let within = self.top();
+        let what = [
+            ("ContainerID", within.as_str()),
+            ("SearchCriteria", &criteria),
+        ];
+        self.page("Search", what, page).await
+    }
+
     async fn browse(
         &self,
         id: &ObjectId,
         flag: &str,
         page: PageRequest,
     ) -> Result<Page, ListError> {
+        let what = [("ObjectID", id.as_str()), ("BrowseFlag", flag)];
+        self.page("Browse", what, page).await
+    }
+
+    /// `what` are the arguments that Browse and Search do not have in common; both answer alike.
+    async fn page(
+        &self,
+        action: &str,
+        [first, second]: [(&str, &str); 2],
+        page: PageRequest,
+    ) -> Result<Page, ListError> {
         let count = page.count.clamp(1, MAX_PAGE);
         let answer = call(
             &self.access.content_directory,
-            "Browse",
+            action,
             &[
-                ("ObjectID", id.as_str()),
-                ("BrowseFlag", flag),
+                first,
+                second,
                 ("Filter", "*"),
                 ("StartingIndex", &page.start.to_string()),
                 ("RequestedCount", &count.to_string()),

@@ -90,6 +90,17 @@ pub fn of_card(index: i32) -> Vec<Sighting> {
     found
 }
 
+/// Runs what reads the names that a card and its devices give themselves; the entry for fuzzing.
+pub fn parse_any(id: &str, card_name: &str, pcm_name: &str) -> Vec<Sighting> {
+    let port = SoundPort::named(&format!("plughw:CARD={id},DEV=0")).filter(|_| is_plain(id));
+    let both = [Direction::Playback, Direction::Capture].into_iter();
+    both.filter_map(|direction| {
+        let key = key_of(id, 0, direction)?;
+        Some(sighting(key, card_name, pcm_name, direction, port.clone()?))
+    })
+    .collect()
+}
+
 /// A card id is what ALSA's configuration language takes unquoted.
 fn is_plain(id: &str) -> bool {
     !id.is_empty()

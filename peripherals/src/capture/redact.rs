@@ -161,7 +161,7 @@ impl Redactor {
         for (element, what) in all {
             let mut out = String::with_capacity(text.len());
             let mut from = 0;
-            for (start, end) in element_texts(&text, element) {
+            for (start, end) in joined(element_texts(&text, element)) {
                 out.push_str(&text[from..start]);
                 let secret = text[start..end].trim().to_owned();
                 if !secret.is_empty() {
@@ -262,8 +262,11 @@ fn element_texts(text: &str, element: &str) -> Vec<(usize, usize)> {
         let mut at = 0;
         while let Some(start) = text[at..].find(open).map(|n| at + n + open.len()) {
             at = start;
-            let Some(end) = text[start..].find(close).map(|n| start + n) else {
-                break;
+            // No tag holds the beginning of another. Looked for no further, a text of nothing but such beginnings
+            // costs its length and not the square of it.
+            let next = text[start..].find(open).map_or(text.len(), |n| start + n);
+            let Some(end) = text[start..next].find(close).map(|n| start + n) else {
+                continue;
             };
             let tag = &text[start..end];
             let name = tag.split([' ', '\t', '\r', '\n', '/']).next().unwrap_or("");
@@ -281,6 +284,18 @@ fn element_texts(text: &str, element: &str) -> Vec<(usize, usize)> {
     }
     found.sort_unstable();
     found
+}
+
+/// Texts that overlap, an escaped one in a plain one for instance, become one.
+fn joined(sorted: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
+    let mut out: Vec<(usize, usize)> = Vec::with_capacity(sorted.len());
+    for (start, end) in sorted {
+        match out.last_mut() {
+            Some((_, last)) if start < *last => *last = end.max(*last),
+            _ => out.push((start, end)),
+        }
+    }
+    out
 }
 
 fn unescape(text: &str) -> String {
@@ -340,6 +355,33 @@ fn clean_query(path: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn elements_are_found_among_tags_that_only_begin() {
+        let many = "<".repeat(1000);
+        let escaped = "&lt;".repeat(1000);
+        for text in [
+            format!("{many}<title>Anna</title>>"),
+            format!("<title {many}<dc:title x='1'>Anna</dc:title>"),
+            format!("{escaped}&lt;title&gt;Anna&lt;/title&gt;"),
+        ] {
+            let found = element_texts(&text, "title");
+            let words: Vec<&str> = found.iter().map(|(from, to)| &text[*from..*to]).collect();
+            assert_eq!(words, ["Anna"]);
+        }
+    }
+
+    #[test]
+    fn markup_in_a_title_goes_with_the_title() {
+        for text in [
+            "<title>a &lt;title&gt;Anna&lt;/title&gt; b</title>",
+            "<title>a &lt;title&gt;Anna</title>Tom&lt;/title&gt;",
+        ] {
+            let clean = Redactor::new(Titles::Removed).clean(text);
+            assert!(!clean.contains("Anna") && !clean.contains("Tom"), "{clean}");
+            assert!(clean.starts_with("<title>Title-1"), "{clean}");
+        }
+    }
 
     #[test]
     fn secrets_go_and_what_belongs_together_still_does() {

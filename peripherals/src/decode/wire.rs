@@ -163,10 +163,13 @@ fn text_of(bytes: &[u8], limit: usize) -> Result<String, WireError> {
     if bytes.len() > limit {
         return Err(WireError::Range);
     }
-    Ok(String::from_utf8_lossy(bytes)
+    let mut text: String = String::from_utf8_lossy(bytes)
         .chars()
         .filter(|c| !c.is_control())
-        .collect())
+        .collect();
+    // Each broken byte became three.
+    text.truncate(text.floor_char_boundary(limit));
+    Ok(text)
 }
 
 fn cut(text: &str, limit: usize) -> &[u8] {
@@ -391,6 +394,15 @@ mod tests {
             let pcm = Answer::Pcm(vec![0; samples]).to_bytes();
             assert_eq!(answer(&pcm, 2), Err(WireError::Form), "{samples}");
         }
+        // Broken UTF-8 becomes longer as text.
+        let mut broken = vec![0xff; MAX_REASON_BYTES + 1];
+        broken[0] = 1;
+        let Ok(Answer::Refused(RefusalKind::Damaged, reason)) =
+            Answer::parse(REFUSED, &broken, None)
+        else {
+            panic!("a refusal");
+        };
+        assert_eq!(reason.len(), MAX_REASON_BYTES / 3 * 3);
         assert_eq!(Answer::parse(PCM, &[0; 8], None), Err(WireError::Form));
         let huge = [PCM, 0xff, 0xff, 0xff, 0xff];
         assert_eq!(head(huge), Err(WireError::Length(u32::MAX)));

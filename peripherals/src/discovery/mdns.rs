@@ -339,7 +339,8 @@ fn interpret(event: ServiceEvent, service: &str, class: DeviceClass) -> Option<I
     }
 }
 
-fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Option<Sighting> {
+/// What a resolved service tells, as a sighting; pure. `service` is one of [`SERVICE_TYPES`], with its class.
+pub fn sighting(found: &ResolvedService, service: &str, class: DeviceClass) -> Option<Sighting> {
     let text = |key: &str| {
         found
             .get_property_val_str(key)
@@ -432,7 +433,7 @@ fn hardware_address(
 
 /// The address to connect to: IPv4 first, since every such device has it. Never this machine's own loopback: a stranger
 /// may announce any address. A link-local IPv6 address is of no use without its interface.
-fn reachable(addresses: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+pub(crate) fn reachable(addresses: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let mut usable = addresses.iter().filter(|address| match address {
         IpAddr::V4(v4) => {
             !v4.is_loopback() && !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast()
@@ -563,6 +564,29 @@ mod tests {
         }
         for sound in ["192.168.1.9", "fd00::9"] {
             assert!(matches!(at(sound), Access::Mpd(_)), "{sound}");
+        }
+    }
+
+    #[test]
+    fn a_camera_that_says_it_is_this_machine_is_not_connected_to() {
+        for strange in [
+            "127.0.0.1",
+            "::1",
+            "::ffff:127.0.0.1",
+            "255.255.255.255",
+            "fe80::1",
+        ] {
+            let addresses = BTreeSet::from([strange.parse().expect("an address")]);
+            assert_eq!(
+                crate::ptp_ip::access("_ptp._tcp", 15740, &addresses),
+                None,
+                "{strange}"
+            );
+            assert_eq!(
+                camera("_rtsp._tcp", 554, &addresses, None),
+                None,
+                "{strange}"
+            );
         }
     }
 

@@ -12,6 +12,8 @@ use crate::media::TransportState;
 pub const MAX_TEXT_CHARS: usize = 300;
 /// Longest song path or URL kept, in bytes.
 pub const MAX_FILE_BYTES: usize = 4096;
+/// Longest name kept of an album or of its artist, in bytes; they are repeated in each row of a listing.
+pub const MAX_NAME_BYTES: usize = 512;
 /// Most songs, folders … taken from one answer.
 pub const MAX_ENTRIES: usize = 20_000;
 /// Most outputs shown.
@@ -244,7 +246,11 @@ pub fn albums<'a>(
         match key {
             "AlbumArtist" => value.clone_into(&mut artist),
             "Album" if value.is_empty() => {}
-            "Album" if found.len() < MAX_ENTRIES => found.push((artist.clone(), value.to_owned())),
+            "Album"
+                if found.len() < MAX_ENTRIES && artist.len().max(value.len()) <= MAX_NAME_BYTES =>
+            {
+                found.push((artist.clone(), value.to_owned()));
+            }
             "Album" => refused = refused.saturating_add(1),
             _ => {}
         }
@@ -401,6 +407,17 @@ mod tests {
             (None, None, None, None)
         );
         assert_eq!(super::status(lines("volume: 3\n")), None);
+    }
+
+    #[test]
+    fn a_name_that_would_be_repeated_in_each_row_is_short() {
+        let long = "x".repeat(MAX_NAME_BYTES + 1);
+        let text = format!(
+            "AlbumArtist: {long}\nAlbum: a\nAlbum: b\nAlbumArtist: Ann\nAlbum: {long}\nAlbum: c\n"
+        );
+        let (found, refused) = albums(lines(&text));
+        assert_eq!(found, [("Ann".to_owned(), "c".to_owned())]);
+        assert_eq!(refused, 3);
     }
 
     proptest! {

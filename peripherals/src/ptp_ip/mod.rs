@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::device::Access;
+use crate::discovery::mdns::reachable;
 use crate::ptp::PtpAccess;
 
 pub(crate) use session::IpLink;
@@ -32,17 +33,12 @@ pub struct PtpIpAccess {
 }
 
 /// The way to a camera that announced itself by DNS-SD; `None`: it is another service, or its addresses cannot be
-/// reached. Never this machine's own loopback: a stranger may announce any address. IPv4 comes first.
+/// reached.
 pub(crate) fn access(service: &str, port: u16, addresses: &BTreeSet<IpAddr>) -> Option<Access> {
-    let usable = |ip: &&IpAddr| {
-        let elsewhere = !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
-        // A link-local address of IPv6 is of no use without its interface.
-        elsewhere && !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
-    };
-    let address = addresses.iter().find(usable)?;
+    let address = reachable(addresses)?;
     (service == "_ptp._tcp").then(|| {
         Access::Ptp(PtpAccess::Ip(PtpIpAccess {
-            address: SocketAddr::new(*address, port),
+            address: SocketAddr::new(address, port),
         }))
     })
 }

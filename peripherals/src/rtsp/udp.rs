@@ -80,7 +80,8 @@ pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 /// The head with another `Transport`.
 fn with_transport(head: &str, transport: &str) -> String {
     let mut out = String::with_capacity(head.len() + transport.len());
-    for line in head.split_inclusive("\r\n") {
+    // At the same places as `header` does: a device may leave out the carriage return.
+    for line in head.split_inclusive('\n') {
         let name = line.split(':').next().unwrap_or_default();
         if name.trim().eq_ignore_ascii_case("Transport") {
             out.push_str("Transport: ");
@@ -370,6 +371,14 @@ mod tests {
         assert_eq!(
             transport,
             Some("RTP/AVP/TCP;unicast;interleaved=2-3;ssrc=0A0B0C0D")
+        );
+        // A camera that leaves out carriage returns is rewritten where it was read.
+        let bare =
+            "RTSP/1.0 200 OK\r\nSession: 1\nTransport: RTP/AVP;server_port=6000-6001\r\n\r\n";
+        let (told, _) = as_interleaved(bare, 2).expect("granted");
+        assert_eq!(
+            header(&told, "Transport"),
+            Some("RTP/AVP/TCP;unicast;interleaved=2-3")
         );
         assert_eq!(ask_for_udp("PLAY x RTSP/1.0\r\n\r\n", 50_000), None);
         for port in ["0", "65535", "70000", "x", ""] {

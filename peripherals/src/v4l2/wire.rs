@@ -140,7 +140,8 @@ fn nearest(intervals: &[(u32, u32)], rate: u32) -> (u32, u32) {
 pub fn packed_rows(buffer: &[u8], width: u32, height: u32, stride: u32) -> Option<Bytes> {
     let row = width as usize * 2;
     let stride = (stride as usize).max(row);
-    let needed = stride.checked_mul(height.checked_sub(1)? as usize)? + row;
+    let before = stride.checked_mul(height.checked_sub(1)? as usize)?;
+    let needed = before.checked_add(row)?;
     let buffer = buffer.get(..needed)?;
     if stride == row {
         return Some(Bytes::copy_from_slice(buffer));
@@ -293,6 +294,8 @@ mod tests {
         assert_eq!(rows.as_ref(), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(packed_rows(&buffer, 2, 3, 6), None);
         assert_eq!(packed_rows(&buffer, u32::MAX, u32::MAX, u32::MAX), None);
+        // The rows before the last one just fit into 64 bits.
+        assert_eq!(packed_rows(&buffer, u32::MAX, 1 << 31 | 1, 0), None);
     }
 
     proptest! {

@@ -15,6 +15,7 @@ mod blobs;
 mod capture;
 mod import;
 mod keys;
+mod lists;
 mod partial;
 mod plain;
 mod probe;

@@ -372,5 +372,8 @@ mod tests {
         let all = Filter::parse("*");
         assert!(all.res && all.duration && all.picture && all.child_count);
         assert!(!Filter::parse("").res);
+        proptest::proptest!(|(text: String)| {
+            assert_eq!(Filter::parse(&text).res, Filter::parse(&format!(" , {text} ,")).res);
+        });
     }
 }

@@ -307,6 +307,18 @@ mod tests {
     }
 
     #[test]
+    fn arbitrary_subscriptions_stay_at_the_subscriber() {
+        proptest::proptest!(|(text: String, near in "[<>htp:/.0-9]{0,60}")| {
+            for header in [text, near] {
+                if let Some(url) = callback(&header, at(7)) {
+                    assert_eq!(url.host(), at(7));
+                }
+                assert!((60..=MAX_LIFE_S).contains(&life(Some(&header))));
+            }
+        });
+    }
+
+    #[test]
     fn lives_are_read_within_bounds() {
         assert_eq!(life(Some("Second-300")), 300);
         assert_eq!(life(Some("Second-infinite")), MAX_LIFE_S);

@@ -380,3 +380,21 @@ impl DavFile for Arriving {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn a_log_in_is_read_as_it_was_written(user in "[^:]{0,40}", password: String, noise: String) {
+            let coded = BASE64.encode(format!("{user}:{password}").as_bytes());
+            let header = HeaderValue::from_str(&format!("basic {coded}")).expect("ASCII");
+            let read = basic(Some(&header));
+            assert!(read == Some((user, password)) || coded.len() > 1_024);
+            if let Ok(header) = HeaderValue::from_str(&noise) {
+                let _ = basic(Some(&header));
+            }
+        }
+    }
+}

@@ -394,4 +394,17 @@ mod tests {
             assert!(clean_path(&bad).is_err(), "{bad:?}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_path_leaves_the_folder(any: String, near in r"[a./\\]{0,40}") {
+            for path in [any, near] {
+                let Ok(clean) = clean_path(&path) else { continue };
+                let parts: Vec<&str> = clean.split('/').collect();
+                assert!(parts.len() <= MAX_DEPTH);
+                assert!(clean.is_empty() || parts.iter().all(|part| !matches!(*part, "" | "." | "..")));
+                assert_eq!(clean_path(&clean).expect("clean"), clean);
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! device instead of a card: music is uploaded, played on the loudspeaker and compared with what ffmpeg decodes; a tape
 //! is recorded and its tracks are played back and compared with the tape. No sound card is needed.
 
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -38,6 +39,11 @@ fn free_port() -> Result<u16> {
 impl Gateway {
     /// A gateway whose loudspeaker writes `heard.raw` and whose line-in plays `tape.raw`.
     async fn start(tape: &[i16]) -> Result<Self> {
+        Self::start_with(tape, std::env::var_os("PATH").unwrap_or_default()).await
+    }
+
+    /// The same, with programs looked for in `path`.
+    async fn start_with(tape: &[i16], path: OsString) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let place = |name: &str| folder.path().join(name).display().to_string();
         let bytes: Vec<u8> = tape.iter().flat_map(|s| s.to_le_bytes()).collect();
@@ -73,6 +79,7 @@ impl Gateway {
             .args(["--config", &place("gateway.toml")])
             .env("ALSA_CONFIG_PATH", place("asound.conf"))
             .env("TZ", "UTC")
+            .env("PATH", path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(folder.path().join("log"))?)
@@ -284,6 +291,31 @@ async fn a_title_plays_on_the_gateways_loudspeaker() -> Result<()> {
             )
             .await?;
         ensure!(volume.status().as_u16() == 303, "{}", volume.status());
+        Ok(())
+    };
+    run.await.with_context(|| gateway.log())
+}
+
+/// A machine without the sandbox: the household reads that the gateway lacks something, not that the title is bad.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_sandbox_is_not_blamed_on_the_title() -> Result<()> {
+    let programs = tempfile::tempdir()?;
+    for name in ["timeout", "prlimit"] {
+        std::os::unix::fs::symlink(Path::new("/usr/bin").join(name), programs.path().join(name))?;
+    }
+    let gateway = Gateway::start_with(&[], programs.path().into()).await?;
+    let run = async {
+        let speaker = gateway.device("speaker").await?;
+        let file = gateway.folder.path().join("a.wav");
+        write_wav(&file, &tone(1.0, 440.0))?;
+        let title = gateway.upload(&file, "audio/wav").await?;
+        let refused = gateway
+            .form(&format!("/library/{title}/play"), &format!("on={speaker}"))
+            .await?;
+        ensure!(refused.status().as_u16() == 409, "{}", refused.status());
+        let page = refused.text().await?;
+        ensure!(page.contains("could not start its decoder"), "{page}");
+        ensure!(!page.contains("cannot play this format"), "{page}");
         Ok(())
     };
     run.await.with_context(|| gateway.log())

@@ -644,6 +644,18 @@ pub enum RenderError {
         #[source]
         source: Cause,
     },
+    /// The gateway could not start its own decoder for it: nothing is wrong with the device or the title.
+    #[error(
+        "The gateway could not start its decoder, so {device} plays nothing. The title is unharmed. Install bubblewrap \
+         and util-linux on the gateway, allow user namespaces, and try again."
+    )]
+    NoDecoder {
+        /// The device's name.
+        device: String,
+        /// What happened.
+        #[source]
+        source: Cause,
+    },
     /// It could not read the media from the gateway.
     #[error(
         "{device} could not fetch the title from the gateway. Check that both are on the same network."

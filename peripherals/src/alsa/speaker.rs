@@ -313,10 +313,11 @@ impl Speaker {
         match *source {
             PlayerError::Nothing => RenderError::NotNow { device, source },
             PlayerError::Sound(SoundError::Gone) => RenderError::Unreachable { device, source },
-            PlayerError::Unseekable
-            | PlayerError::Sound(_)
-            | PlayerError::Decode(DecodeError::NoWorker(_)) => {
+            PlayerError::Unseekable | PlayerError::Sound(_) => {
                 RenderError::Refused { device, source }
+            }
+            PlayerError::Decode(DecodeError::NoWorker(_)) => {
+                RenderError::NoDecoder { device, source }
             }
             PlayerError::Decode(DecodeError::Unreachable(_)) => {
                 RenderError::MediaUnreachable { device, source }

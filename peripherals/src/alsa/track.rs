@@ -67,9 +67,7 @@ impl Track {
                         error = &error as &dyn std::error::Error,
                         "a title cannot be decoded"
                     );
-                    let _ = feeding
-                        .send(Fed::Failed(DecodeError::Damaged(error.to_string())))
-                        .await;
+                    let _ = feeding.send(Fed::Failed(again(&error))).await;
                     let _ = opening.send(Err(error));
                     return;
                 }
@@ -136,6 +134,17 @@ impl Track {
         self.epoch = epoch;
         self.ended = false;
         Some(sought)
+    }
+}
+
+/// The error once more, for who asks later; its cause is in the log.
+fn again(error: &DecodeError) -> DecodeError {
+    match error {
+        DecodeError::NoWorker(cause) => {
+            DecodeError::NoWorker(std::io::Error::new(cause.kind(), cause.to_string()))
+        }
+        DecodeError::Unreachable(_) => DecodeError::Unreachable(None),
+        _ => DecodeError::Damaged(error.to_string()),
     }
 }
 

@@ -62,7 +62,8 @@ impl Decoder {
 /// Why a file gives no (more) sound.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// No worker could be started.
+    /// No worker could be started, or it ended or hung before it asked for the file's first byte: the file is not to
+    /// blame, its sandbox is.
     #[error("the sandbox for decoding sound could not be started")]
     NoWorker(#[source] io::Error),
     /// A format that is not known here.
@@ -131,13 +132,19 @@ impl Decoding {
             size,
             mime: mime.to_owned(),
         };
-        match converse(&mut worker, &mut source, &ask, None).await? {
-            Answer::Format(format) => Ok(Self {
+        let mut spoke = false;
+        match converse(&mut worker, &mut source, &ask, None, &mut spoke).await {
+            Ok(Answer::Format(format)) => Ok(Self {
                 worker,
                 source,
                 format,
             }),
-            _ => Err(Trouble::OffTopic.into()),
+            Ok(_) => Err(Trouble::OffTopic.into()),
+            // It knew nothing of the file yet.
+            Err(DecodeError::Broken(cause)) if !spoke => {
+                Err(DecodeError::NoWorker(io::Error::other(cause)))
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -165,23 +172,25 @@ impl Decoding {
 
     async fn ask(&mut self, ask: &Ask) -> Result<Answer, DecodeError> {
         let channels = Some(self.format.channels);
-        converse(&mut self.worker, &mut self.source, ask, channels).await
+        converse(&mut self.worker, &mut self.source, ask, channels, &mut true).await
     }
 }
 
-/// Asks, serves what the worker wants, and returns its answer.
+/// Asks, serves what the worker wants, and returns its answer. `spoke` becomes true with the worker's first word.
 async fn converse(
     worker: &mut Worker,
     source: &mut ByteSource,
     ask: &Ask,
     channels: Option<u16>,
+    spoke: &mut bool,
 ) -> Result<Answer, DecodeError> {
     let mut fetching: Option<Cause> = None;
     let talk = async {
         let mut read = 0;
         tell(worker, ask).await?;
         loop {
-            match hear(worker, channels).await? {
+            let answer = hear(worker, channels, spoke).await?;
+            match answer {
                 Answer::Want { offset, len } => {
                     read += u64::from(len);
                     if read > MAX_READ_PER_ANSWER {
@@ -228,13 +237,18 @@ async fn tell(worker: &mut Worker, ask: &Ask) -> Result<(), Trouble> {
     worker.input.flush().await.map_err(Trouble::Ended)
 }
 
-async fn hear(worker: &mut Worker, channels: Option<u16>) -> Result<Answer, Trouble> {
+async fn hear(
+    worker: &mut Worker,
+    channels: Option<u16>,
+    spoke: &mut bool,
+) -> Result<Answer, Trouble> {
     let mut start = [0; HEAD_BYTES];
     let output = &mut worker.output;
     output
         .read_exact(&mut start)
         .await
         .map_err(Trouble::Ended)?;
+    *spoke = true;
     let (tag, size) = head(start).map_err(Trouble::Wire)?;
     let mut payload = vec![0; size];
     output

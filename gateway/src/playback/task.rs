@@ -429,8 +429,8 @@ fn words(verdict: Verdict, name: &str) -> Option<String> {
     match verdict {
         Verdict::On | Verdict::Over => None,
         Verdict::Silent => Some(format!(
-            "{name} does not answer. It may have been switched off or left the network; playing goes on here when it \
-             answers again."
+            "{name} does not answer. It may have been switched off, unplugged, or have left the network; playing goes on \
+             here when it answers again."
         )),
         Verdict::Taken => Some(format!(
             "{name} now plays something else. Play the title again to take it back."

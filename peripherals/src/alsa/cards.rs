@@ -22,6 +22,9 @@ pub const MAX_CARDS: usize = 32;
 pub const MAX_DEVICES_PER_CARD: usize = 8;
 /// How often the kernel's list of cards is compared.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often a card is looked at again that is listed and cannot be opened: the kernel lists it before udev lets the
+/// gateway open it.
+pub const LOOKS_AT_SHUT: u32 = 30;
 /// The kernel's list of cards; absent where the kernel has no sound.
 const CARD_LIST: &str = "/proc/asound/cards";
 
@@ -58,18 +61,14 @@ fn word(direction: Direction) -> &'static str {
     }
 }
 
-/// The loudspeakers and line-ins of the card with this index, as sightings whose origin is their key. Empty when the
-/// card is gone or cannot be opened.
-pub fn of_card(index: i32) -> Vec<Sighting> {
+/// The loudspeakers and line-ins of the card with this index, as sightings whose origin is their key. `None` when the
+/// card is gone or cannot be opened (yet).
+pub fn of_card(index: i32) -> Option<Vec<Sighting>> {
     let card = Card::new(index);
-    let Ok(ctl) = Ctl::from_card(&card, true) else {
-        return Vec::new();
-    };
-    let Ok(info) = ctl.card_info() else {
-        return Vec::new();
-    };
+    let ctl = Ctl::from_card(&card, true).ok()?;
+    let info = ctl.card_info().ok()?;
     let Some(id) = info.get_id().ok().filter(|id| is_plain(id)) else {
-        return Vec::new();
+        return Some(Vec::new());
     };
     let card_name = info.get_name().unwrap_or(id);
     let mut found = Vec::new();
@@ -87,7 +86,20 @@ pub fn of_card(index: i32) -> Vec<Sighting> {
             found.extend(key.map(|key| sighting(key, card_name, pcm_name, direction, port)));
         }
     }
-    found
+    number_namesakes(&mut found);
+    Some(found)
+}
+
+/// A card whose devices have one name: the second is "… 2".
+fn number_namesakes(found: &mut [Sighting]) {
+    let names: Vec<String> = found.iter().map(|sighting| sighting.name.clone()).collect();
+    for (place, name) in names.iter().enumerate() {
+        let before = names[..place].iter().filter(|other| *other == name).count();
+        if before > 0 {
+            let numbered = format!("{name} {}", before + 1);
+            found[place].name = clean_label(&numbered, MAX_LABEL_CHARS).unwrap_or(numbered);
+        }
+    }
 }
 
 /// Runs what reads the names that a card and its devices give themselves; the entry for fuzzing.
@@ -143,17 +155,26 @@ fn sighting(
     }
 }
 
-/// All that `config` names, now.
-pub fn scan(config: &SoundCards) -> Vec<Sighting> {
-    let mut found = Vec::new();
+/// The cards' numbers in the kernel's list, such as ` 0 [PCH            ]: HDA-Intel - HDA Intel PCH`.
+fn indices(list: &str) -> Vec<i32> {
+    let index = |line: &str| line.split_once('[')?.0.trim().parse().ok();
+    list.lines().filter_map(index).take(MAX_CARDS).collect()
+}
+
+/// All that `config` names, now, and whether a card could not be opened.
+pub fn scan(config: &SoundCards) -> (Vec<Sighting>, bool) {
+    let (mut found, mut shut) = (Vec::new(), false);
     if config.outputs == Ports::All || config.inputs == Ports::All {
-        let cards = alsa::card::Iter::new().take(MAX_CARDS).flatten();
-        for card in cards {
-            found.extend(of_card(card.get_index()).into_iter().filter(|sighting| {
-                match sighting.access {
-                    Access::AlsaOut(_) => config.outputs == Ports::All,
-                    _ => config.inputs == Ports::All,
-                }
+        // Not by ALSA's own iterator: that leaves out what cannot be opened, as if it were not there.
+        let list = std::fs::read(CARD_LIST).unwrap_or_default();
+        for index in indices(&String::from_utf8_lossy(&list)) {
+            let Some(ends) = of_card(index) else {
+                shut = true;
+                continue;
+            };
+            found.extend(ends.into_iter().filter(|sighting| match sighting.access {
+                Access::AlsaOut(_) => config.outputs == Ports::All,
+                _ => config.inputs == Ports::All,
             }));
         }
     }
@@ -171,7 +192,7 @@ pub fn scan(config: &SoundCards) -> Vec<Sighting> {
             }
         }
     }
-    found
+    (found, shut)
 }
 
 /// Tells discovery which there are, and what came and went, until `cancel`.
@@ -185,6 +206,7 @@ pub(crate) async fn run(
     }
     let mut listed: Option<Vec<u8>> = None;
     let mut present: BTreeSet<String> = BTreeSet::new();
+    let mut looks_at_shut = 0;
     let mut every = interval(LOOK_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -193,14 +215,28 @@ pub(crate) async fn run(
             _ = every.tick() => {}
         }
         let now = tokio::fs::read(CARD_LIST).await.unwrap_or_default();
-        if listed.as_ref() == Some(&now) {
+        let changed = listed.as_ref() != Some(&now);
+        if changed {
+            looks_at_shut = LOOKS_AT_SHUT;
+        } else if looks_at_shut == 0 {
             continue;
         }
         listed = Some(now);
         let wanted = config.clone();
         // Opening a card's control device may wait for its driver.
-        let Ok(found) = tokio::task::spawn_blocking(move || scan(&wanted)).await else {
+        let Ok((found, shut)) = tokio::task::spawn_blocking(move || scan(&wanted)).await else {
             continue;
+        };
+        looks_at_shut = match looks_at_shut {
+            _ if !shut => 0,
+            1 => {
+                tracing::warn!(
+                    "a sound card cannot be opened and is left out; does another program have it, and may this one \
+                     open what is in /dev/snd (group audio)?"
+                );
+                0
+            }
+            left => left - 1,
         };
         let keys: BTreeSet<String> = found.iter().map(|s| s.origin.clone()).collect();
         for origin in present.difference(&keys) {
@@ -224,7 +260,7 @@ mod tests {
 
     #[test]
     fn named_ports_are_listed_under_stable_keys() {
-        let found = scan(&SoundCards {
+        let (found, _) = scan(&SoundCards {
             outputs: Ports::Named(vec!["kitchen".to_owned(), String::new()]),
             inputs: Ports::Named(vec!["deck".to_owned()]),
         });
@@ -246,7 +282,29 @@ mod tests {
     }
 
     #[test]
+    fn namesakes_on_one_card_are_numbered() {
+        let (mut found, _) = scan(&SoundCards {
+            outputs: Ports::Named(vec!["a".to_owned(), "a".to_owned(), "b".to_owned()]),
+            inputs: Ports::Off,
+        });
+        number_namesakes(&mut found);
+        let names: Vec<_> = found.iter().map(|sighting| &*sighting.name).collect();
+        assert_eq!(
+            names,
+            ["Loudspeaker (a)", "Loudspeaker (a) 2", "Loudspeaker (b)"]
+        );
+    }
+
+    #[test]
+    fn the_kernels_list_is_read() {
+        let list = " 0 [Loopback       ]: Loopback - Loopback\n                      Loopback 1\n\
+                    12 [Audio          ]: USB-Audio - USB [Audio]\n                      USB [Audio] at usb-1\n";
+        assert_eq!(indices(list), [0, 12]);
+        assert!(indices("--- no soundcards ---\n").is_empty());
+    }
+
+    #[test]
     fn nothing_is_listed_that_was_not_asked_for() {
-        assert!(scan(&SoundCards::default()).is_empty());
+        assert!(scan(&SoundCards::default()).0.is_empty());
     }
 }

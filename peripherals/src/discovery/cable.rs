@@ -331,9 +331,10 @@ fn video(thing: &Thing) -> Option<Sighting> {
     if !captures {
         return None;
     }
+    // The driver's name for people (V4L2, VIDIOC_QUERYCAP `card`); the attribute may be one of the kernel's own.
     let name = thing
-        .attribute("name")
-        .or_else(|| thing.property("ID_V4L_PRODUCT"))
+        .property("ID_V4L_PRODUCT")
+        .or_else(|| thing.attribute("name"))
         .and_then(|name| clean_label(name, MAX_LABEL_CHARS))?;
     let link = |folder: &str, property: &str| {
         let id = thing.property(property)?;

@@ -46,13 +46,24 @@ fn beneath() -> ResolveFlags {
         | ResolveFlags::NO_XDEV
 }
 
-/// Opens the volume's top; fails with `NotFound` when another file system is there now, or none.
+/// Opens the volume's top; fails with `NotConnected` when another file system is there now, or none: a stick that was
+/// pulled out has not lost a file.
 fn open_top(volume: &Volume) -> io::Result<OwnedFd> {
     let top = rustix::fs::open(
         &volume.point,
         OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC,
         Mode::empty(),
-    )?;
+    );
+    let unmounted = || {
+        io::Error::new(
+            io::ErrorKind::NotConnected,
+            "the volume is not mounted any more",
+        )
+    };
+    let top = match top {
+        Err(rustix::io::Errno::NOENT) => return Err(unmounted()),
+        other => other?,
+    };
     let device = rustix::fs::fstat(&top)?.st_dev;
     let number = format!(
         "{}:{}",
@@ -62,10 +73,7 @@ fn open_top(volume: &Volume) -> io::Result<OwnedFd> {
     if number == volume.device {
         Ok(top)
     } else {
-        Err(io::Error::new(
-            io::ErrorKind::NotConnected,
-            "the volume is not mounted any more",
-        ))
+        Err(unmounted())
     }
 }
 

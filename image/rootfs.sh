@@ -53,6 +53,7 @@ fill() {
         [[ -f $unit ]] && install -D -m 644 "$unit" -t "$root/usr/lib/udev/rules.d"
     done
     install -D -m 644 "$here/../systemd/mantel-media.conf" "$root/usr/lib/tmpfiles.d/mantel-media.conf"
+    install -D -m 644 "$here/../systemd/mantel-modules.conf" "$root/usr/lib/modules-load.d/mantel.conf"
     install -D -m 755 "$here/../systemd/media-eject" "$root/usr/lib/mantel/media-eject"
     cp -a "$here/root/." "$root/"
     # Their warnings that /proc is missing say nothing here: both only write files.

@@ -336,6 +336,36 @@ impl Household {
             .map(drop)
     }
 
+    /// Records from a line-in: `action` is `start` or `stop`.
+    pub async fn record(&self, device: &Device, action: &str) -> Result<()> {
+        let path = format!("/devices/{}/record", percent(&device.id));
+        self.done(&path, &[("action", action)]).await.map(drop)
+    }
+
+    /// Begins to import everything from a device.
+    pub async fn import(&self, device: &Device) -> Result<()> {
+        self.done(&format!("/devices/{}/import", percent(&device.id)), &[])
+            .await
+            .map(drop)
+    }
+
+    /// Takes a picture with a camera and returns its title's id. A 4K camera on an emulated machine takes its time.
+    pub async fn take_picture(&self, device: &Device) -> Result<String> {
+        let path = format!("/devices/{}/picture", percent(&device.id));
+        let answer = self
+            .session
+            .request(Method::POST, &path)?
+            .timeout(Duration::from_mins(5))
+            .header(ACCEPT, "application/json")
+            .send()
+            .await?;
+        let (status, body) = (answer.status(), answer.json::<Value>().await?);
+        let title = body["title"].as_str();
+        title
+            .map(str::to_owned)
+            .with_context(|| format!("no picture: {status}: {body}"))
+    }
+
     /// A device's page.
     pub async fn device_page(&self, device: &Device) -> Result<String> {
         let path = format!("/devices/{}", percent(&device.id));

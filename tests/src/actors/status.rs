@@ -19,6 +19,9 @@ pub struct Status {
     pub orders: Vec<Order>,
     /// What plays on devices.
     pub playing: Vec<Playing>,
+    /// Recordings from line-ins, as they are told.
+    #[serde(default)]
+    pub recordings: Vec<serde_json::Value>,
     /// Other homes.
     pub homes: Vec<Home>,
 }
@@ -129,6 +132,7 @@ pub struct Playing {
     /// How long it is, seconds.
     pub duration_s: Option<f64>,
     /// How loud it plays, percent, where the device tells.
+    #[serde(default)]
     pub volume: Option<u8>,
     /// What is wrong.
     pub problem: Option<String>,

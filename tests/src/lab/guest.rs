@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::net::Place;
 use super::process::Proc;
@@ -21,6 +22,8 @@ use super::wait::until;
 const MEMORY_MIB: u32 = 2048;
 /// How long a boot may take, emulated, while the host does other things too.
 const BOOT: Duration = Duration::from_mins(10);
+/// How long a command of the guest's shell may take.
+const COMMAND: Duration = Duration::from_mins(2);
 /// How long QEMU may take to answer a command.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Where the household's pages are in the guest.
@@ -70,10 +73,11 @@ impl GuestBuilder {
         }
         let console = folder.join(format!("{}-console.log", place.name()));
         let qmp = folder.join(format!("{}-qmp", place.name()));
+        let shell = folder.join(format!("{}-shell", place.name()));
         std::fs::write(&console, "").context("making the console's file")?;
         let mut line =
             "console=ttyS0 root=/dev/vda rootfstype=squashfs ro quiet panic=5 mitigations=off \
-                        systemd.volatile=state systemd.show_status=1"
+                        systemd.volatile=state systemd.show_status=1 systemd.debug_shell=ttyS1"
                 .to_owned();
         for word in &self.kernel {
             line = format!("{line} {word}");
@@ -94,6 +98,11 @@ impl GuestBuilder {
             ))
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
+            .args(["-serial", "chardev:shell", "-chardev"])
+            .arg(format!(
+                "socket,id=shell,server=on,wait=off,path={}",
+                shell.display()
+            ))
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", qmp.display()))
             .arg("-nic")
@@ -104,7 +113,12 @@ impl GuestBuilder {
             .log(folder.join(format!("{}-qemu.log", place.name())))
             .spawn()
             .await?;
-        Ok(Guest { proc, console, qmp })
+        Ok(Guest {
+            proc,
+            console,
+            qmp,
+            shell,
+        })
     }
 }
 
@@ -115,6 +129,7 @@ pub struct Guest {
     pub proc: Proc,
     console: PathBuf,
     qmp: PathBuf,
+    shell: PathBuf,
 }
 
 impl Guest {
@@ -146,6 +161,37 @@ impl Guest {
         })
     }
 
+    /// Runs a line in a root shell inside (systemd's debug shell, which a test asks for on the kernel's command line) and
+    /// returns what it printed. One at a time; it must succeed.
+    pub async fn shell(&self, line: &str) -> Result<String> {
+        let (code, text) = tokio::time::timeout(COMMAND, self.type_in(line))
+            .await
+            .with_context(|| format!("the guest's shell did not answer to: {line}"))??;
+        ensure!(code == "0", "in the guest: {line}: status {code}: {text}");
+        Ok(text)
+    }
+
+    async fn type_in(&self, line: &str) -> Result<(String, String)> {
+        let (mut lines, mut writer) = connect(&self.shell).await?;
+        // The terminal echoes what is typed; the marks are put together only where it is run.
+        let typed =
+            format!("printf '%s%s\\n' @@ BEGIN; {{ {line}; }}; printf '\\n%s%s %s\\n' @@ END $?\n");
+        writer.write_all(typed.as_bytes()).await?;
+        let (mut begun, mut text) = (false, String::new());
+        while let Some(said) = lines.next_line().await? {
+            let said = said.trim_end_matches('\r');
+            if let Some(code) = said.strip_prefix("@@END ") {
+                return Ok((code.to_owned(), text.trim().to_owned()));
+            }
+            if begun {
+                text.push_str(said);
+                text.push('\n');
+            }
+            begun |= said.ends_with("@@BEGIN");
+        }
+        bail!("the shell's line was closed");
+    }
+
     /// Gives QEMU a command (QEMU Machine Protocol) and returns its answer: `device_add`, `device_del` …
     pub async fn command(&self, command: &str, arguments: Value) -> Result<Value> {
         tokio::time::timeout(ANSWER, self.converse(command, arguments))
@@ -154,12 +200,7 @@ impl Guest {
     }
 
     async fn converse(&self, command: &str, arguments: Value) -> Result<Value> {
-        let stream = until("QEMU's socket", ANSWER, async || {
-            UnixStream::connect(&self.qmp).await.ok()
-        })
-        .await?;
-        let (reader, mut writer) = stream.into_split();
-        let mut lines = BufReader::new(reader).lines();
+        let (mut lines, mut writer) = connect(&self.qmp).await?;
         for (execute, arguments) in [("qmp_capabilities", json!({})), (command, arguments)] {
             let words = json!({ "execute": execute, "arguments": arguments });
             writer.write_all(format!("{words}\n").as_bytes()).await?;
@@ -193,4 +234,15 @@ impl Guest {
         self.command("quit", json!({})).await?;
         self.proc.wait_exit(ANSWER).await.map(drop)
     }
+}
+
+type Talk = (Lines<BufReader<OwnedReadHalf>>, OwnedWriteHalf);
+
+async fn connect(socket: &Path) -> Result<Talk> {
+    let stream = until("QEMU's socket", ANSWER, async || {
+        UnixStream::connect(socket).await.ok()
+    })
+    .await?;
+    let (reader, writer) = stream.into_split();
+    Ok((BufReader::new(reader).lines(), writer))
 }

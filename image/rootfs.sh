@@ -32,6 +32,7 @@ base() {
     for path in "${excludes[@]}"; do
         list+=(--dpkgopt="path-exclude=$path")
     done
+    # shellcheck disable=SC2016 # $1 is the root that mmdebstrap gives its hook
     mmdebstrap --quiet --mode=root --variant=minbase --include="$include" "${list[@]}" \
         --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Retries "3"' \
         --essential-hook='d=$1/usr/share/initramfs-tools/modules.d && mkdir -p "$d" && printf "squashfs\nvirtio_blk\nvirtio_pci\n" >"$d/mantel"' \
@@ -76,7 +77,7 @@ pack() {
     say "Kernel, initial RAM disk, squashfs"
     cp "$root"/boot/vmlinuz-* "$work/vmlinuz"
     cp "$root"/boot/initrd.img-* "$work/initrd"
-    rm -rf "$root"/boot/* "$root"/initrd.img* "$root"/vmlinuz*
+    rm -rf "${root:?}"/boot/* "$root"/initrd.img* "$root"/vmlinuz*
     rm -f "$work/root.squashfs"
     mksquashfs "$root" "$work/root.squashfs" -quiet -no-progress -noappend -comp zstd -Xcompression-level 6
 }

@@ -167,7 +167,7 @@ pub fn sealed(mut data: &[u8]) {
     }
     assert!(seal::open(&key, data).is_err(), "nobody has the key");
     // The one expensive step is done for some inputs only.
-    if told % 64 == 0 {
+    if told % 64 == 63 {
         let again = seal::seal(&key, Cipher::default(), data);
         assert_eq!(seal::open(&key, &again).as_deref(), Ok(data));
         let text = data_encoding::BASE64.encode(data);
@@ -196,7 +196,9 @@ pub fn blob(data: &[u8]) {
     let size = u64::from_le_bytes(number(&mut rest)) % (1 << 41);
     let hashes: Vec<[u8; 32]> = rest.as_chunks().0.to_vec();
     for size in [size, hashes.len() as u64 * CHUNK_BYTES] {
-        assert!(HashList::verified(BlobId([1; 32]), size, hashes.clone()).is_err());
+        // A blob of one chunk has its own name for a list: the fuzzer guesses that.
+        let guessed = hashes == [[1; 32]];
+        assert!(guessed || HashList::verified(BlobId([1; 32]), size, hashes.clone()).is_err());
         let last = blob::chunk_count(size).saturating_sub(1);
         assert!(blob::chunk_len(size, last).is_none_or(|len| (1..=CHUNK_BYTES).contains(&len)));
         assert_eq!(blob::chunk_len(size, last + 1), None);

@@ -224,6 +224,13 @@ impl Default for WalkLimits {
     }
 }
 
+/// How much of a source is looked through for a word in a title.
+const LOOKED_THROUGH: WalkLimits = WalkLimits {
+    depth: 16,
+    containers: 500,
+    items: 20_000,
+};
+
 /// Why listing failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
@@ -463,17 +470,36 @@ impl MediaSource {
         }
     }
 
-    /// Whether [`MediaSource::search`] may find something: devices that list by protocol search by it too.
-    pub fn searches(&self) -> bool {
-        matches!(self, Self::Upnp(_))
+    /// One page of what has `text` in its title, in all containers. A source that cannot search, or refuses to, is looked
+    /// through, within [`LOOKED_THROUGH`].
+    pub async fn search(&self, text: &str, page: PageRequest) -> Result<Page, ListError> {
+        if let Self::Upnp(server) = self {
+            match server.search(text, page).await {
+                // An optional action; gerbera 1.1.0 has it and answers everything with error 501.
+                Err(ListError::BadAnswer { .. }) => {}
+                answer => return answer,
+            }
+        }
+        self.look_through(text, page).await
     }
 
-    /// One page of what has `text` in its title, in all containers; nothing where the source cannot search.
-    pub async fn search(&self, text: &str, page: PageRequest) -> Result<Page, ListError> {
-        match self {
-            Self::Upnp(server) => server.search(text, page).await,
-            Self::Storage(_) | Self::Disc(_) | Self::Ptp(_) | Self::Mpd(_) => Ok(Page::default()),
+    async fn look_through(&self, text: &str, page: PageRequest) -> Result<Page, ListError> {
+        let wanted = text.to_lowercase();
+        let (mut walk, mut found) = (self.walk(LOOKED_THROUGH), Page::default());
+        while let Some(item) = walk.next().await? {
+            if !item.title.to_lowercase().contains(&wanted) {
+                continue;
+            }
+            found.total += 1;
+            if found.total > page.start.saturating_add(page.count) {
+                found.next = Some(page.start + page.count);
+                break;
+            }
+            if found.total > page.start {
+                found.entries.push(Entry::Item(item));
+            }
         }
+        Ok(found)
     }
 
     /// One item again by its id, for instance to fetch it after the device got a new address.

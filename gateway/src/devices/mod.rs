@@ -432,11 +432,6 @@ impl Devices {
         Ok(Listing { page, imported })
     }
 
-    /// Whether a device may be asked for what has a word in its title.
-    pub fn searches(&self, id: &str) -> bool {
-        self.source(id).is_ok_and(|(source, _)| source.searches())
-    }
-
     /// Imports one object and returns its title.
     pub async fn import_one(&self, id: &str, object: &str) -> Result<TitleId, DevicesError> {
         let (source, device) = self.source(id)?;

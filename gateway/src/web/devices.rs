@@ -160,7 +160,6 @@ struct DevicePage {
     camera: Option<CameraCard>,
     walk: Option<Walk>,
     entries: Vec<EntryRow>,
-    searches: bool,
     /// What was searched for.
     find: String,
     /// Query of what is shown, without the page; ends with `&`.
@@ -324,7 +323,6 @@ pub async fn browse(
             .map(|class| (class_word(*class), class.label()))
             .collect(),
         entries,
-        searches: site.state.devices.searches(&device),
         find: find.unwrap_or_default().to_owned(),
         query: match looked {
             Looked::Named(text) => format!("find={}&", escape_query(text)),

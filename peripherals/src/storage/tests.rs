@@ -89,6 +89,35 @@ async fn a_cameras_card_is_one_list_in_the_order_of_its_numbers() {
 }
 
 #[tokio::test]
+async fn a_source_that_cannot_search_is_looked_through_page_by_page() {
+    let top = tempfile::tempdir().expect("a folder");
+    for path in [
+        "a/Storm 1.jpg",
+        "b/c/storm 2.jpg",
+        "b/Calm.jpg",
+        "STORM.jpg",
+    ] {
+        put(top.path(), path, JPEG);
+    }
+    let source = MediaSource::Storage(storage(top.path()));
+    let (mut names, mut next) = (Vec::new(), Some(0));
+    while let Some(start) = next {
+        let page = source.search("storm", PageRequest { start, count: 2 });
+        let page = page.await.expect("searched");
+        assert!(page.entries.len() <= 2);
+        names.extend(page.entries.into_iter().map(|entry| match entry {
+            Entry::Item(item) => item.title,
+            Entry::Container(container) => panic!("a container: {container:?}"),
+        }));
+        next = page.next;
+    }
+    names.sort_unstable();
+    assert_eq!(names, ["STORM", "Storm 1", "storm 2"]);
+    let nothing = source.search("\"no\\", PageRequest::default()).await;
+    assert_eq!(nothing.expect("searched"), Page::default());
+}
+
+#[tokio::test]
 async fn what_a_file_is_decides_and_not_what_it_is_called() {
     let top = tempfile::tempdir().expect("a folder");
     put(top.path(), "film.jpg", b"\0\0\0\x18ftypmp42\0\0\0\0");

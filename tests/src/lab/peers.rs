@@ -19,7 +19,7 @@ const MEDIA_SERVER_PORT: u16 = 8200;
 const RENDERER_PORT: u16 = 49494;
 
 /// tcpdump hands packets on after one second at the latest.
-const CAPTURE_DELAY: Duration = Duration::from_millis(1200);
+const CAPTURE_DELAY: Duration = Duration::from_secs(2);
 
 /// A UPnP media server, played by minidlna: a camcorder or a PC that shares a folder.
 #[derive(Debug)]
@@ -168,18 +168,10 @@ impl Capture {
     pub async fn start(place: &Place, file: &Path) -> Result<Self> {
         let proc = place
             .run("tcpdump")
-            // As root throughout: a change of user would undo the death signal. 64 MiB of buffer.
-            .args([
-                "-i",
-                "any",
-                "-n",
-                "-s",
-                "0",
-                "-U",
-                "--immediate-mode",
-                "-B",
-                "65536",
-            ])
+            .args(["-i", "any", "-n", "-s", "0", "-U"])
+            // 256 MiB of buffer. In immediate mode each packet would take 256 KiB of it, however short.
+            .args(["-B", "262144"])
+            // As root throughout: a change of user would undo the death signal.
             .args(["-Z", "root", "-w"])
             .arg(file)
             .log(file.with_extension("tcpdump.log"))

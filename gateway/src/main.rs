@@ -16,6 +16,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// Gives memory back to the kernel soon after a large answer: the C library's allocator keeps it in each thread's arena.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The gateway of a home. Flags override the configuration file.
 #[derive(Parser)]
 #[command(version, about)]

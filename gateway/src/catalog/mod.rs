@@ -188,7 +188,8 @@ impl Catalog {
     /// Decodes the stored list again: the library or the orders changed.
     pub async fn rebuild(&self) -> Result<(), CatalogError> {
         let entries = self.entries().await?;
-        let here: HashMap<TitleId, TitleState> = match self.library.list().await {
+        let offered: Vec<_> = entries.iter().map(|entry| entry.title).collect();
+        let here: HashMap<TitleId, TitleState> = match self.library.titles(&offered).await {
             Ok(titles) => titles
                 .into_iter()
                 .map(|title| (title.id, title.state))

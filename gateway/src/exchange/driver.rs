@@ -213,7 +213,13 @@ impl Driver {
                 .iter()
                 .map(|listing| (listing.title, listing.name.clone())),
         );
-        if let Ok(titles) = self.inner.library.list().await {
+        let unnamed: Vec<_> = self
+            .mirror
+            .iter()
+            .map(|order| order.entry.title)
+            .filter(|title| !self.names.contains_key(title))
+            .collect();
+        if let Ok(titles) = self.inner.library.titles(&unnamed).await {
             self.names
                 .extend(titles.into_iter().map(|title| (title.id, title.name)));
         }

@@ -194,6 +194,34 @@ pub enum LibraryError {
     BadManifest,
 }
 
+/// Which titles are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of this kind only.
+    pub kind: Option<MediaKind>,
+    /// With this in their name, in upper or lower case.
+    pub name: String,
+    /// Only what is whole.
+    pub ready: bool,
+}
+
+impl Wanted {
+    /// Whole titles of a kind.
+    pub fn ready(kind: impl Into<Option<MediaKind>>) -> Self {
+        Self {
+            kind: kind.into(),
+            ready: true,
+            ..Self::default()
+        }
+    }
+
+    fn fits(&self, name: &str, kind: Option<MediaKind>, ready: bool) -> bool {
+        (ready || !self.ready)
+            && (self.kind.is_none() || self.kind == kind)
+            && (self.name.is_empty() || name.to_lowercase().contains(&self.name.to_lowercase()))
+    }
+}
+
 /// What the library is told at start.
 #[derive(Debug, Clone)]
 pub struct LibraryOptions {
@@ -303,6 +331,56 @@ impl Library {
             .collect();
         titles.extend(stored);
         Ok(titles)
+    }
+
+    /// The titles that are wanted, in the order of [`Library::list`]. Only their ids: [`Library::titles`] has a page of them.
+    pub async fn matching(&self, wanted: Wanted) -> Result<Vec<TitleId>, LibraryError> {
+        let rows = self.inner.progress.rows();
+        let importing: Vec<TitleId> = rows
+            .iter()
+            .rev()
+            .filter(|row| !row.phase.is_over())
+            .map(|row| self.importing(row))
+            .filter(|title| wanted.fits(&title.name, Some(title.kind), false))
+            .map(|title| title.id)
+            .collect();
+        let stored = self
+            .inner
+            .db
+            .read(move |db| Ok::<_, DbError>(store::matching(db, &wanted)?))
+            .await?;
+        let mut found: Vec<TitleId> = importing
+            .into_iter()
+            .filter(|id| !stored.contains(id))
+            .collect();
+        found.extend(stored);
+        Ok(found)
+    }
+
+    /// These titles, without those that are not here.
+    pub async fn titles(&self, ids: &[TitleId]) -> Result<Vec<Title>, LibraryError> {
+        let wanted = ids.to_vec();
+        let read = move |db: &rusqlite::Connection| {
+            let found = wanted.iter().map(|id| store::title(db, *id));
+            Ok::<_, DbError>(found.collect::<rusqlite::Result<Vec<_>>>()?)
+        };
+        let stored = self.inner.db.read(read).await?;
+        let rows = self.inner.progress.rows();
+        let importing = |id: TitleId| {
+            let mut rows = rows.iter();
+            let row = rows.find(|row| row.title == id && !row.phase.is_over())?;
+            Some(self.importing(row))
+        };
+        let each = ids.iter().zip(stored);
+        Ok(each
+            .filter_map(|(id, stored)| stored.or_else(|| importing(*id)))
+            .collect())
+    }
+
+    /// How many titles there are and how much of them is stored, sealed, bytes.
+    pub async fn totals(&self) -> Result<(u64, u64), LibraryError> {
+        let read = |db: &rusqlite::Connection| Ok::<_, DbError>(store::totals(db)?);
+        Ok(self.inner.db.read(read).await?)
     }
 
     /// One title.

@@ -1,7 +1,7 @@
 //! The library's tables (`schema.sql`): the only SQL about titles, assets, keys, thumbnails and blobs.
 
 use super::shelf::{self, Tags};
-use super::{Origin, Title, TitleState};
+use super::{Origin, Title, TitleState, Wanted};
 use jiff::Timestamp;
 use mantel_protocol::blob::BlobId;
 use mantel_protocol::ids::TitleId;
@@ -146,6 +146,33 @@ pub(super) fn list(db: &Connection) -> Sql<Vec<Title>> {
         title.assets = assets.remove(&title.id.to_string()).unwrap_or_default();
     }
     Ok(titles)
+}
+
+/// The titles that are wanted, newest first.
+pub(super) fn matching(db: &Connection, wanted: &Wanted) -> Sql<Vec<TitleId>> {
+    let mut query = db.prepare_cached(
+        "SELECT id, name, kind, state FROM titles ORDER BY added_at_ms DESC, id DESC",
+    )?;
+    let mut rows = query.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let text = |column: usize| -> Sql<&str> { Ok(row.get_ref(column)?.as_str()?) };
+        let kind = MediaKind::from_word(text(2)?);
+        if wanted.fits(text(1)?, kind, text(3)? == "ready") {
+            found.push(parsed(row, "id")?);
+        }
+    }
+    Ok(found)
+}
+
+/// How many titles there are and how much of them is stored, sealed, bytes.
+pub(super) fn totals(db: &Connection) -> Sql<(u64, u64)> {
+    let mut query = db.prepare_cached(
+        "SELECT (SELECT count(*) FROM titles), (SELECT COALESCE(sum(sealed_bytes), 0) FROM assets)",
+    )?;
+    query.query_row([], |row| {
+        Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64))
+    })
 }
 
 /// One title.

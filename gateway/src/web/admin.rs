@@ -122,14 +122,9 @@ pub async fn status(State(site): State<Arc<Site>>, Query(after): Query<After>) -
             "missing".to_owned()
         }
     };
-    let titles = site
-        .state
-        .library
-        .list()
-        .await
-        .map_err(|e| Refusal::from_part(&e).back("/admin"))?;
+    let totals = site.state.library.totals().await;
+    let (titles, stored) = totals.map_err(|e| Refusal::from_part(&e).back("/admin"))?;
     let free = site.state.library.blobs().free_bytes().await;
-    let stored: u64 = titles.iter().map(crate::library::Title::sealed_bytes).sum();
     let signed = site.state.link.now_signed();
     let apart = now.duration_since(signed).as_secs().unsigned_abs();
     let clock = match apart {
@@ -157,7 +152,7 @@ pub async fn status(State(site): State<Arc<Site>>, Query(after): Query<After>) -
             format!(
                 "{} in {} titles, {} free",
                 format::bytes(stored),
-                titles.len(),
+                titles,
                 format::bytes(free)
             ),
         ),

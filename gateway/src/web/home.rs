@@ -7,7 +7,7 @@ use super::shell::{Nav, Shell};
 use super::view::{self, ImportCard, OrderCard, PlayingCard, Tile};
 use crate::catalog::ListingState;
 use crate::devices::DeviceStanding;
-use crate::library::TitleState;
+use crate::library::Wanted;
 use crate::link::LinkStatus;
 use askama::Template;
 use axum::extract::{Query, State};
@@ -63,17 +63,17 @@ pub async fn page(State(site): State<Arc<Site>>, Query(after): Query<After>) -> 
         &site,
         "orders playing imports library listings devices link",
     );
-    let titles = site
-        .state
-        .library
-        .list()
+    let library = &site.state.library;
+    let failed = |e| super::respond::Refusal::from_part(&e);
+    let ready = library
+        .matching(Wanted::ready(None))
         .await
-        .map_err(|e| super::respond::Refusal::from_part(&e))?;
+        .map_err(failed)?;
+    let newest = ready.get(..NEWEST).unwrap_or(&ready);
+    let newest = library.titles(newest).await.map_err(failed)?;
+    let imports = view::imports(&site);
+    let any = !ready.is_empty() || !imports.is_empty();
     let orders = view::orders(&site);
-    let ready: Vec<&_> = titles
-        .iter()
-        .filter(|title| title.state == TitleState::Ready)
-        .collect();
     let devices = site.state.devices.snapshot();
     let devices = Arc::clone(&devices.borrow());
     let admitted_with = |capability| {
@@ -83,8 +83,8 @@ pub async fn page(State(site): State<Arc<Site>>, Query(after): Query<After>) -> 
     };
     let steps = Steps {
         connected: *site.state.link.status().borrow() != LinkStatus::NotEnrolled,
-        has_source: admitted_with(Capability::ListMedia) || !titles.is_empty(),
-        has_titles: !titles.is_empty(),
+        has_source: admitted_with(Capability::ListMedia) || any,
+        has_titles: any,
         has_player: admitted_with(Capability::Render),
     };
     let offered = site.state.exchange.listings();
@@ -104,13 +104,9 @@ pub async fn page(State(site): State<Arc<Site>>, Query(after): Query<After>) -> 
             .filter(|order| order.ready)
             .take(ARRIVED)
             .collect(),
-        imports: view::imports(&site),
-        newest: ready
-            .iter()
-            .take(NEWEST)
-            .map(|title| Tile::of_title(title))
-            .collect(),
-        more: titles.len() > NEWEST,
+        imports,
+        newest: newest.iter().map(Tile::of_title).collect(),
+        more: ready.len() > NEWEST,
         steps: Some(steps).filter(|steps| !steps.all_done()),
         new_devices: devices
             .iter()

@@ -5,6 +5,7 @@ use super::live::Follow;
 use super::respond::{Page, Refusal};
 use super::shell::{Nav, Shell, escape_query};
 use super::view::{self, ImportCard, Tile, kind_word};
+use crate::library::Wanted;
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::header;
@@ -42,7 +43,7 @@ struct Chip {
 
 /// What to show of the library.
 #[derive(Deserialize)]
-pub struct Wanted {
+pub struct Asked {
     kind: Option<String>,
     q: Option<String>,
     page: Option<usize>,
@@ -50,28 +51,31 @@ pub struct Wanted {
 }
 
 /// `GET /library`
-pub async fn page(State(site): State<Arc<Site>>, Query(wanted): Query<Wanted>) -> Page {
+pub async fn page(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> Page {
     let follow = Follow::new(&site, "library imports");
-    let titles = site
-        .state
-        .library
-        .list()
-        .await
-        .map_err(|e| Refusal::from_part(&e))?;
-    let kind = wanted.kind.as_deref().and_then(MediaKind::from_word);
-    let q = wanted.q.unwrap_or_default();
-    let needle = q.trim().to_lowercase();
-    let all = titles.len();
-    let found: Vec<_> = titles
-        .iter()
-        .filter(|title| kind.is_none_or(|kind| title.kind == kind))
-        .filter(|title| needle.is_empty() || title.name.to_lowercase().contains(&needle))
-        .collect();
+    let kind = asked.kind.as_deref().and_then(MediaKind::from_word);
+    let q = asked.q.unwrap_or_default();
+    let wanted = Wanted {
+        kind,
+        name: q.trim().to_owned(),
+        ready: false,
+    };
+    let library = &site.state.library;
+    let failed = |e| Refusal::from_part(&e);
+    let (all, _) = library.totals().await.map_err(failed)?;
+    let found = library.matching(wanted).await.map_err(failed)?;
     let link = |kind: Option<MediaKind>, number: usize| {
         let kind = kind.map_or("", MediaKind::as_str);
         format!("/library?kind={kind}&q={}&page={number}", escape_query(&q))
     };
-    let number = wanted.page.unwrap_or(0).min(found.len() / PAGE);
+    let number = asked.page.unwrap_or(0).min(found.len() / PAGE);
+    let shown: Vec<_> = found
+        .iter()
+        .skip(number * PAGE)
+        .take(PAGE)
+        .copied()
+        .collect();
+    let shown = library.titles(&shown).await.map_err(failed)?;
     let chip = |of: Option<MediaKind>| Chip {
         href: link(of, 0),
         word: of.map_or("All", plural),
@@ -79,21 +83,16 @@ pub async fn page(State(site): State<Arc<Site>>, Query(wanted): Query<Wanted>) -
     };
     Ok(super::respond::page(&LibraryPage {
         follow,
-        shell: Shell::plain(&site, Nav::Library).with_notice(wanted.done.as_deref()),
+        shell: Shell::plain(&site, Nav::Library).with_notice(asked.done.as_deref()),
         chips: std::iter::once(None)
             .chain(MediaKind::ALL.map(Some))
             .map(chip)
             .collect(),
         kind: kind.map_or("", MediaKind::as_str),
-        tiles: found
-            .iter()
-            .skip(number * PAGE)
-            .take(PAGE)
-            .map(|title| Tile::of_title(title))
-            .collect(),
+        tiles: shown.iter().map(Tile::of_title).collect(),
         imports: view::imports(&site),
         found: found.len(),
-        all,
+        all: (all as usize).max(found.len()),
         previous: number.checked_sub(1).map(|number| link(kind, number)),
         next: ((number + 1) * PAGE < found.len()).then(|| link(kind, number + 1)),
         q,

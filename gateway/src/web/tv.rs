@@ -7,11 +7,12 @@ use super::respond::{self, Done, Page, Posted};
 use super::session;
 use super::shell::escape_query;
 use super::view::Tile;
-use crate::library::{Title, TitleState};
+use crate::library::Wanted;
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Redirect};
+use mantel_protocol::ids::TitleId;
 use mantel_protocol::manifest::MediaKind;
 use std::sync::Arc;
 
@@ -41,24 +42,26 @@ pub async fn home(State(site): State<Arc<Site>>, headers: HeaderMap) -> Page {
     if session::of_request(&site, &headers).await?.is_none() {
         return pair::code_page(&site, &headers);
     }
-    let titles = ready(&site).await?;
-    let shelf = |id, word, most, of: &dyn Fn(&Title) -> bool| Shelf {
-        id,
-        word,
-        tiles: titles
-            .iter()
-            .filter(|title| of(title))
-            .take(most)
-            .map(Tile::of_title)
-            .collect(),
-    };
-    let kind = |kind| move |title: &Title| title.kind == kind;
-    let shelves = vec![
-        shelf("new", "New", NEWEST, &|title| title.kind != MediaKind::Data),
-        shelf("films", "Films", SHELF, &kind(MediaKind::Video)),
-        shelf("photos", "Photos", SHELF, &kind(MediaKind::Image)),
-        shelf("music", "Music", SHELF, &kind(MediaKind::Audio)),
-    ];
+    let mut shelves = Vec::new();
+    for (id, word, kind) in [
+        ("new", "New", None),
+        ("films", "Films", Some(MediaKind::Video)),
+        ("photos", "Photos", Some(MediaKind::Image)),
+        ("music", "Music", Some(MediaKind::Audio)),
+    ] {
+        let most = if kind.is_none() { NEWEST } else { SHELF };
+        let found = ready(&site, kind).await?;
+        // What is no media cannot be shown here; a shelf of new titles may be shorter for it.
+        let found = found.get(..most).unwrap_or(&found);
+        let titles = site.state.library.titles(found).await;
+        let titles = titles.map_err(|e| respond::Refusal::from_part(&e).back("/tv"))?;
+        let shown = titles.iter().filter(|title| title.kind != MediaKind::Data);
+        shelves.push(Shelf {
+            id,
+            word,
+            tiles: shown.map(Tile::of_title).collect(),
+        });
+    }
     let arriving = super::view::orders(&site)
         .into_iter()
         .filter(|o| o.moving && o.direction == "in");
@@ -83,17 +86,9 @@ pub async fn home(State(site): State<Arc<Site>>, headers: HeaderMap) -> Page {
     }))
 }
 
-async fn ready(site: &Site) -> Result<Vec<Title>, respond::Refusal> {
-    let titles = site
-        .state
-        .library
-        .list()
-        .await
-        .map_err(|e| respond::Refusal::from_part(&e).back("/tv"))?;
-    Ok(titles
-        .into_iter()
-        .filter(|title| title.state == TitleState::Ready)
-        .collect())
+async fn ready(site: &Site, kind: Option<MediaKind>) -> Result<Vec<TitleId>, respond::Refusal> {
+    let found = site.state.library.matching(Wanted::ready(kind)).await;
+    found.map_err(|e| respond::Refusal::from_part(&e).back("/tv"))
 }
 
 /// `POST /tv/play/{title}`
@@ -133,17 +128,11 @@ pub async fn watch(
     };
     let (mut previous, mut next) = (None, None);
     if title.kind == MediaKind::Image {
-        let photos: Vec<String> = ready(&site)
-            .await?
-            .into_iter()
-            .filter(|other| other.kind == MediaKind::Image)
-            .map(|other| other.id.to_string())
-            .collect();
-        let at = photos
-            .iter()
-            .position(|other| *other == title.id.to_string());
-        previous = at.and_then(|at| photos.get(at.checked_sub(1)?).cloned());
-        next = at.and_then(|at| photos.get(at + 1).cloned());
+        let photos = ready(&site, Some(MediaKind::Image)).await?;
+        let at = photos.iter().position(|other| *other == title.id);
+        let beside = |at: Option<usize>| Some(photos.get(at?)?.to_string());
+        previous = beside(at.and_then(|at| at.checked_sub(1)));
+        next = beside(at.map(|at| at + 1));
     }
     Ok(respond::page(&WatchPage {
         kind: title.kind.as_str(),

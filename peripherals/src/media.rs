@@ -19,7 +19,7 @@ use crate::ptp::PtpSource;
 use crate::storage::Storage;
 use crate::upnp::{MediaRenderer, MediaServer};
 use crate::url::DeviceUrl;
-use crate::walk::Walk;
+use crate::walk::{LOOKED_THROUGH, Walk};
 
 /// What happened below, in the adapter's own words.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -223,13 +223,6 @@ impl Default for WalkLimits {
         }
     }
 }
-
-/// How much of a source is looked through for a word in a title.
-const LOOKED_THROUGH: WalkLimits = WalkLimits {
-    depth: 16,
-    containers: 500,
-    items: 20_000,
-};
 
 /// Why listing failed.
 #[derive(Debug, thiserror::Error)]
@@ -480,26 +473,7 @@ impl MediaSource {
                 answer => return answer,
             }
         }
-        self.look_through(text, page).await
-    }
-
-    async fn look_through(&self, text: &str, page: PageRequest) -> Result<Page, ListError> {
-        let wanted = text.to_lowercase();
-        let (mut walk, mut found) = (self.walk(LOOKED_THROUGH), Page::default());
-        while let Some(item) = walk.next().await? {
-            if !item.title.to_lowercase().contains(&wanted) {
-                continue;
-            }
-            found.total += 1;
-            if found.total > page.start.saturating_add(page.count) {
-                found.next = Some(page.start + page.count);
-                break;
-            }
-            if found.total > page.start {
-                found.entries.push(Entry::Item(item));
-            }
-        }
-        Ok(found)
+        self.walk(LOOKED_THROUGH).titled(text, page).await
     }
 
     /// One item again by its id, for instance to fetch it after the device got a new address.

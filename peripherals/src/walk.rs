@@ -14,6 +14,13 @@ use crate::media::{
 /// Containers in a row that may fail before a walk gives up.
 const MAX_FAILURES_IN_A_ROW: u32 = 16;
 
+/// How much of a source is looked through for a word in a title.
+pub(crate) const LOOKED_THROUGH: WalkLimits = WalkLimits {
+    depth: 16,
+    containers: 500,
+    items: 20_000,
+};
+
 /// What a walk saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WalkSummary {
@@ -194,6 +201,25 @@ impl Walk {
                 }
             }
         }
+    }
+
+    /// One page of the items that have `text` in their title, in upper or lower case.
+    pub(crate) async fn titled(mut self, text: &str, page: PageRequest) -> Result<Page, ListError> {
+        let (wanted, mut found) = (text.to_lowercase(), Page::default());
+        while let Some(item) = self.next().await? {
+            if !item.title.to_lowercase().contains(&wanted) {
+                continue;
+            }
+            found.total += 1;
+            if found.total > page.start.saturating_add(page.count) {
+                found.next = Some(page.start + page.count);
+                break;
+            }
+            if found.total > page.start {
+                found.entries.push(Entry::Item(item));
+            }
+        }
+        Ok(found)
     }
 
     /// What was seen so far; final once [`Walk::next`] gave `None`.

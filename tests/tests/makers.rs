@@ -19,7 +19,7 @@ use mantel_peripherals::media::{
     Entry, FetchRequest, Item, MediaKind, Mute, PageRequest, PlayRequest, RenderError,
     TransportState, Volume, WalkLimits,
 };
-use mantel_peripherals::{Change, Device, DeviceClass, MediaSource, Renderer};
+use mantel_peripherals::{Change, Changes, Device, DeviceClass, MediaSource, Renderer};
 use mantel_tests::lab::{self, Gerbera, MediaServer, Mode, Net, Place, Rygel, until, until_ok};
 use mantel_tests::media;
 use tokio::sync::watch;
@@ -31,9 +31,9 @@ const LONG: Duration = Duration::from_mins(2);
 const NEWS: Duration = Duration::from_secs(75);
 /// How long a renderer may stand at the end of a title.
 const HANGS: Duration = Duration::from_secs(20);
-/// How often a renderer that answers nothing more is switched on anew: gmediarender at times locks itself up when a
-/// title ends.
-const SWITCHED_ON: u32 = 3;
+/// How often a renderer is tried that leaves off by itself: gmediarender at times locks itself up when a title ends (and is
+/// switched on anew), Rygel once stopped while it paused. Every step has to succeed in one try.
+const TRIES: u32 = 3;
 
 /// What is on the home's network, as this project sees it from beside the gateway.
 struct Seen {
@@ -274,14 +274,25 @@ fn request(item: &Item) -> Result<PlayRequest> {
 
 /// The next title plays: by itself, or, where the renderer hangs between the two (gmediarender at times), after it was
 /// started as the gateway does then.
-async fn goes_on(renderer: &Renderer, next: &PlayRequest) -> Result<&'static str> {
+async fn goes_on(
+    renderer: &Renderer,
+    changes: &mut Changes,
+    next: &PlayRequest,
+) -> Result<&'static str> {
     let plays = |status: &mantel_peripherals::media::PlaybackStatus| {
         status.state == TransportState::Playing && status.url.as_deref() == Some(next.url.as_str())
     };
-    let by_itself = until("the next title", HANGS, async || {
-        renderer.status().await.ok().filter(plays)
-    });
-    if by_itself.await.is_ok() {
+    // Asked only when it tells of something: asked while it changes titles, gmediarender locks itself up.
+    let by_itself = async {
+        loop {
+            let change = changes.next().await.context("no changes")?;
+            if change == Change::Playing && plays(&renderer.status().await?) {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    if let Ok(told) = tokio::time::timeout(HANGS, by_itself).await {
+        told?;
         return Ok("goes to the next title by itself");
     }
     renderer.load(next).await?;
@@ -344,7 +355,7 @@ async fn plays(renderer: &Renderer, song: &PlayRequest, films: &[PlayRequest; 2]
                 renderer.seek(Duration::from_secs(38)).await
             })
             .await?;
-            goes_on(renderer, next_film).await?
+            goes_on(renderer, &mut changes, next_film).await?
         }
         Err(RenderError::Unsupported { .. }) => "cannot be told what is next",
         Err(other) => anyhow::bail!("{name}: {other:?}"),
@@ -388,17 +399,15 @@ async fn renderers_of_two_makers_play_seek_tell_and_go_on() -> Result<()> {
         let (device, renderer) = seen.device(place, "a player", Device::renderer).await?;
         println!("{} {:?}: {:?}", device.name, device.class, device.model);
         let mut played = plays(&renderer, &song, &films).await;
-        for _ in 1..SWITCHED_ON {
-            let gone = matches!(
-                renderer.status().await,
-                Err(RenderError::Unreachable { .. })
-            );
-            if played.is_ok() || !gone || place.name() != tv.name() {
-                break;
+        for _ in 1..TRIES {
+            let Err(error) = &played else { break };
+            println!("{} left off by itself: {error:#}", device.name);
+            let status = renderer.status().await;
+            let hangs = matches!(status, Err(RenderError::Unreachable { .. }));
+            if hangs && place.name() == tv.name() {
+                gmedia.proc.kill9().await?;
+                gmedia = lab::Renderer::start(tv, "Living room TV", &folder).await?;
             }
-            println!("{} answers nothing more: {played:?}", device.name);
-            gmedia.proc.kill9().await?;
-            gmedia = lab::Renderer::start(tv, "Living room TV", &folder).await?;
             played = plays(&renderer, &song, &films).await;
         }
         played?;

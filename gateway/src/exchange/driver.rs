@@ -213,13 +213,8 @@ impl Driver {
                 .iter()
                 .map(|listing| (listing.title, listing.name.clone())),
         );
-        let unnamed: Vec<_> = self
-            .mirror
-            .iter()
-            .map(|order| order.entry.title)
-            .filter(|title| !self.names.contains_key(title))
-            .collect();
-        if let Ok(titles) = self.inner.library.titles(&unnamed).await {
+        let ordered: Vec<_> = self.mirror.iter().map(|order| order.entry.title).collect();
+        if let Ok(titles) = self.inner.library.titles(&ordered).await {
             self.names
                 .extend(titles.into_iter().map(|title| (title.id, title.name)));
         }

@@ -6,6 +6,7 @@
 //! - `sandbox`, `probe`: what a file is and looks like, found out by media tools in a sandbox.
 //! - `capture`: pictures and clips that the gateway takes itself.
 //! - `plain`: plaintext by range, in memory only.
+//! - `matching`: titles by filter and by id.
 //! - `shelf`: titles in the orders in which players list them.
 //! - `keys`: content keys and thumbnails sealed under the store key. `store`: the tables.
 //!
@@ -16,6 +17,7 @@ mod capture;
 mod import;
 mod keys;
 mod lists;
+mod matching;
 mod partial;
 mod plain;
 mod probe;
@@ -37,6 +39,7 @@ pub use blobs::{BlobError, BlobReader, BlobStore, MAX_READ, bytes_in_words};
 pub use capture::CaptureError;
 pub(crate) use capture::Reel;
 pub use import::ImportError;
+pub use matching::{Found, Matches, Wanted};
 pub use partial::{BATCH_BYTES, PartialBlob};
 pub use plain::{MAX_PLAIN_READ, PlainError, PlainReader};
 pub use progress::{ImportPhase, ImportProgress};
@@ -194,34 +197,6 @@ pub enum LibraryError {
     BadManifest,
 }
 
-/// Which titles are wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Of this kind only.
-    pub kind: Option<MediaKind>,
-    /// With this in their name, in upper or lower case.
-    pub name: String,
-    /// Only what is whole.
-    pub ready: bool,
-}
-
-impl Wanted {
-    /// Whole titles of a kind.
-    pub fn ready(kind: impl Into<Option<MediaKind>>) -> Self {
-        Self {
-            kind: kind.into(),
-            ready: true,
-            ..Self::default()
-        }
-    }
-
-    fn fits(&self, name: &str, kind: Option<MediaKind>, ready: bool) -> bool {
-        (ready || !self.ready)
-            && (self.kind.is_none() || self.kind == kind)
-            && (self.name.is_empty() || name.to_lowercase().contains(&self.name.to_lowercase()))
-    }
-}
-
 /// What the library is told at start.
 #[derive(Debug, Clone)]
 pub struct LibraryOptions {
@@ -314,105 +289,6 @@ impl Library {
             checked.media_tools().await;
         });
         Ok(library)
-    }
-
-    /// All titles, newest first; those being imported before the others.
-    pub async fn list(&self) -> Result<Vec<Title>, LibraryError> {
-        let stored = self
-            .inner
-            .db
-            .read(|db| Ok::<_, DbError>(store::list(db)?))
-            .await?;
-        let rows = self.inner.progress.rows();
-        let importing = rows.iter().rev().filter(|row| !row.phase.is_over());
-        let mut titles: Vec<Title> = importing
-            .filter(|row| !stored.iter().any(|title| title.id == row.title))
-            .map(|row| self.importing(row))
-            .collect();
-        titles.extend(stored);
-        Ok(titles)
-    }
-
-    /// The titles that are wanted, in the order of [`Library::list`]. Only their ids: [`Library::titles`] has a page of them.
-    pub async fn matching(&self, wanted: Wanted) -> Result<Vec<TitleId>, LibraryError> {
-        let rows = self.inner.progress.rows();
-        let importing: Vec<TitleId> = rows
-            .iter()
-            .rev()
-            .filter(|row| !row.phase.is_over())
-            .map(|row| self.importing(row))
-            .filter(|title| wanted.fits(&title.name, Some(title.kind), false))
-            .map(|title| title.id)
-            .collect();
-        let stored = self
-            .inner
-            .db
-            .read(move |db| Ok::<_, DbError>(store::matching(db, &wanted)?))
-            .await?;
-        let mut found: Vec<TitleId> = importing
-            .into_iter()
-            .filter(|id| !stored.contains(id))
-            .collect();
-        found.extend(stored);
-        Ok(found)
-    }
-
-    /// These titles, without those that are not here.
-    pub async fn titles(&self, ids: &[TitleId]) -> Result<Vec<Title>, LibraryError> {
-        let wanted = ids.to_vec();
-        let read = move |db: &rusqlite::Connection| {
-            let found = wanted.iter().map(|id| store::title(db, *id));
-            Ok::<_, DbError>(found.collect::<rusqlite::Result<Vec<_>>>()?)
-        };
-        let stored = self.inner.db.read(read).await?;
-        let rows = self.inner.progress.rows();
-        let importing = |id: TitleId| {
-            let mut rows = rows.iter();
-            let row = rows.find(|row| row.title == id && !row.phase.is_over())?;
-            Some(self.importing(row))
-        };
-        let each = ids.iter().zip(stored);
-        Ok(each
-            .filter_map(|(id, stored)| stored.or_else(|| importing(*id)))
-            .collect())
-    }
-
-    /// How many titles there are and how much of them is stored, sealed, bytes.
-    pub async fn totals(&self) -> Result<(u64, u64), LibraryError> {
-        let read = |db: &rusqlite::Connection| Ok::<_, DbError>(store::totals(db)?);
-        Ok(self.inner.db.read(read).await?)
-    }
-
-    /// One title.
-    pub async fn title(&self, id: TitleId) -> Result<Option<Title>, LibraryError> {
-        let stored = self
-            .inner
-            .db
-            .read(move |db| Ok::<_, DbError>(store::title(db, id)?))
-            .await?;
-        let rows = self.inner.progress.rows();
-        let importing = rows
-            .iter()
-            .find(|row| row.title == id && !row.phase.is_over());
-        Ok(stored.or_else(|| importing.map(|row| self.importing(row))))
-    }
-
-    fn importing(&self, row: &ImportProgress) -> Title {
-        Title {
-            id: row.title,
-            name: row.name.clone(),
-            kind: MediaKind::Data,
-            origin: Origin::Own {
-                device: row.device.clone(),
-            },
-            state: TitleState::Importing,
-            recorded: None,
-            added: self.inner.clock.now(),
-            assets: Vec::new(),
-            publisher: self.inner.options.publisher,
-            manifest: None,
-            note: None,
-        }
     }
 
     /// A title's thumbnail: JPEG, at most 320 pixels wide and high, opened in memory.

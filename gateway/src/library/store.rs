@@ -1,7 +1,7 @@
 //! The library's tables (`schema.sql`): the only SQL about titles, assets, keys, thumbnails and blobs.
 
 use super::shelf::{self, Tags};
-use super::{Origin, Title, TitleState, Wanted};
+use super::{Found, Matches, Origin, Title, TitleState, Wanted};
 use jiff::Timestamp;
 use mantel_protocol::blob::BlobId;
 use mantel_protocol::ids::TitleId;
@@ -148,21 +148,23 @@ pub(super) fn list(db: &Connection) -> Sql<Vec<Title>> {
     Ok(titles)
 }
 
-/// The titles that are wanted, newest first.
-pub(super) fn matching(db: &Connection, wanted: &Wanted) -> Sql<Vec<TitleId>> {
+/// Shows every title to `matches`, newest first.
+pub(super) fn matching(db: &Connection, wanted: &Wanted, matches: &mut Matches) -> Sql<()> {
     let mut query = db.prepare_cached(
         "SELECT id, name, kind, state FROM titles ORDER BY added_at_ms DESC, id DESC",
     )?;
     let mut rows = query.query([])?;
-    let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let text = |column: usize| -> Sql<&str> { Ok(row.get_ref(column)?.as_str()?) };
-        let kind = MediaKind::from_word(text(2)?);
-        if wanted.fits(text(1)?, kind, text(3)? == "ready") {
-            found.push(parsed(row, "id")?);
-        }
+        let kind = text(2)?;
+        let found = Found {
+            id: parsed(row, "id")?,
+            kind: MediaKind::from_word(kind).ok_or_else(|| bad("kind", kind))?,
+            ready: text(3)? == "ready",
+        };
+        matches.take(wanted, text(1)?, found);
     }
-    Ok(found)
+    Ok(())
 }
 
 /// How many titles there are and how much of them is stored, sealed, bytes.

@@ -456,56 +456,6 @@ async fn a_large_file_is_looked_into_by_its_edges() {
 }
 
 #[tokio::test]
-async fn titles_are_found_by_kind_and_name_without_reading_all_of_them() {
-    let home = Home::new().await;
-    let mut ids = Vec::new();
-    for (number, (name, mime)) in [
-        ("Straße im Sturm.jpg", "image/jpeg"),
-        ("Sturm.mp3", "audio/mpeg"),
-        ("Meer.jpg", "image/jpeg"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let bytes = noise(10_000, number as u64);
-        let import = home.library.import(upload(name, Some(mime), &bytes)).await;
-        ids.push(import.expect("imported"));
-    }
-    let all = home.library.list().await.expect("readable");
-    let found = async |wanted| home.library.matching(wanted).await.expect("readable");
-    let newest_first: Vec<_> = all.iter().map(|title| title.id).collect();
-    assert_eq!(found(Wanted::default()).await, newest_first);
-    assert_eq!(found(Wanted::ready(None)).await, newest_first);
-    let by_name = |name: &str, kind| Wanted {
-        kind,
-        name: name.to_owned(),
-        ready: false,
-    };
-    assert_eq!(found(by_name("STRASSE", None)).await, []);
-    assert_eq!(found(by_name("straße", None)).await, [ids[0]]);
-    let storms = found(by_name("STURM", None)).await;
-    assert!(storms.len() == 2 && storms.contains(&ids[0]) && storms.contains(&ids[1]));
-    let kind = all
-        .iter()
-        .find(|title| title.id == ids[0])
-        .map(|title| title.kind);
-    let alike = all.iter().filter(|title| Some(title.kind) == kind).count();
-    assert_eq!(found(Wanted::ready(kind)).await.len(), alike);
-    let titles = home
-        .library
-        .titles(&[ids[2], ids[0]])
-        .await
-        .expect("readable");
-    let names: Vec<_> = titles.iter().map(|title| title.name.as_str()).collect();
-    assert_eq!(names, ["Meer", "Straße im Sturm"]);
-    let stored: u64 = all.iter().map(Title::sealed_bytes).sum();
-    assert_eq!(home.library.totals().await.expect("readable"), (3, stored));
-    home.library.remove(ids[2]).await.expect("removed");
-    let left = home.library.titles(&ids).await.expect("readable");
-    assert_eq!(left.len(), 2, "what is gone is left out");
-}
-
-#[tokio::test]
 async fn the_same_content_is_one_title_and_goes_when_removed() {
     let home = Home::new().await;
     let mut changes = home.library.changes();

@@ -24,12 +24,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use unftp_core::auth::{AuthenticationError, Authenticator, Credentials, DefaultUser, Principal};
 use unftp_core::storage::{Error, ErrorKind, Fileinfo, Metadata, StorageBackend};
@@ -44,8 +43,8 @@ const UNANSWERED: usize = 64 * 1024;
 const IDLE: Duration = Duration::from_mins(10);
 /// The same before log-in.
 const IDLE_STRANGER: Duration = Duration::from_mins(1);
-/// How long a client may take to connect for data; the crate's own limit is the same.
-const DATA_WAIT: Duration = Duration::from_secs(15);
+/// How long a client may take to connect for data. The crate's own limit is 15 s, after which it says nothing at all.
+const DATA_WAIT: Duration = Duration::from_secs(10);
 /// Tries to find a free port for data.
 const PORT_TRIES: u16 = 64;
 
@@ -172,10 +171,10 @@ async fn session(
 ) -> io::Result<()> {
     let own = stream.local_addr()?.ip().to_canonical();
     let who: Arc<OnceLock<Folder>> = Arc::default();
-    let busy: Arc<AtomicUsize> = Arc::default();
+    let coming = watch::Sender::new(0);
     let backend = Backend {
         who: Arc::clone(&who),
-        busy: Arc::clone(&busy),
+        coming: coming.clone(),
     };
     let gate = Gate {
         inner: Arc::clone(inner),
@@ -198,6 +197,7 @@ async fn session(
         peer,
         tasks: tasks.clone(),
         waiting: CancellationToken::new(),
+        coming: coming.subscribe(),
     });
     if let IpAddr::V4(own) = own {
         builder = builder.passive_host(PassiveHost::Ip(own));
@@ -209,7 +209,7 @@ async fn session(
     let served = tasks.spawn("ftp-server", async move {
         let _ = server.service(far).await;
     });
-    let pumped = pump(stream, near, inner, &who, &busy).await;
+    let pumped = pump(stream, near, inner, &who, &coming).await;
     // The server sees the end of its connection, and ends.
     let _ = served.await;
     pumped
@@ -236,7 +236,7 @@ async fn pump(
     server: TcpStream,
     inner: &Inner,
     who: &OnceLock<Folder>,
-    busy: &AtomicUsize,
+    coming: &watch::Sender<usize>,
 ) -> io::Result<()> {
     client.set_nodelay(true)?;
     let (mut from_client, mut to_client) = client.into_split();
@@ -253,13 +253,23 @@ async fn pump(
             None => (IDLE_STRANGER, CancellationToken::new()),
         };
         tokio::select! {
+            biased; // nothing more is taken in or answered once the account is revoked
             () = ended.cancelled() => return Ok(()),
             () = tokio::time::sleep(patience) => {
-                if busy.load(Ordering::Relaxed) > 0 {
+                if *coming.borrow() > 0 {
                     continue; // a file is coming on its own connection
                 }
                 let said = to_client.write_all(b"421 Nothing was said for too long.\r\n");
                 return tokio::time::timeout(IDLE_STRANGER, said).await.unwrap_or(Ok(()));
+            }
+            read = from_server.read(&mut down) => {
+                let len = read?;
+                if len == 0 {
+                    return Ok(());
+                }
+                unanswered = 0;
+                let sent = to_client.write_all(&down[..len]);
+                tokio::time::timeout(IDLE, sent).await.map_err(io::Error::other)??;
             }
             read = from_client.read(&mut up) => {
                 let len = read?;
@@ -271,15 +281,6 @@ async fn pump(
                     return Err(io::Error::other("more than 64 KiB came without waiting for an answer"));
                 }
                 to_server.write_all(&up[..len]).await?;
-            }
-            read = from_server.read(&mut down) => {
-                let len = read?;
-                if len == 0 {
-                    return Ok(());
-                }
-                unanswered = 0;
-                let sent = to_client.write_all(&down[..len]);
-                tokio::time::timeout(IDLE, sent).await.map_err(io::Error::other)??;
             }
         }
     }
@@ -293,6 +294,7 @@ struct DataPorts {
     tasks: Tasks,
     /// The port that was told last and to which nobody came yet.
     waiting: CancellationToken,
+    coming: watch::Receiver<usize>,
 }
 
 impl Debug for DataPorts {
@@ -331,16 +333,15 @@ impl DataPorts {
             return Ok(inside); // the client is on this machine
         }
         let listener = TcpListener::bind((self.own, port)).await?;
-        let (peer, waiting) = (self.peer, self.waiting.clone());
+        let (peer, waiting, coming) = (self.peer, self.waiting.clone(), self.coming.clone());
         self.tasks.spawn("ftp-data", async move {
             let came = tokio::select! {
                 () = waiting.cancelled() => return,
                 came = tokio::time::timeout(DATA_WAIT, from(&listener, peer)) => came,
             };
             drop(listener);
-            if let Ok(Ok(client)) = came
-                && let Err(error) = splice(client, port).await
-            {
+            let client = came.unwrap_or_else(|late| Err(late.into()));
+            if let Err(error) = splice(client, port, coming).await {
                 tracing::debug!(%error, "a data connection broke");
             }
         });
@@ -360,14 +361,31 @@ async fn from(listener: &TcpListener, peer: IpAddr) -> io::Result<TcpStream> {
 }
 
 /// Carries a data connection to the server. One that breaks on one side breaks on the other: its end would look like the
-/// end of the file.
-async fn splice(mut client: TcpStream, port: u16) -> io::Result<()> {
+/// end of the file. One that never came breaks as well.
+///
+/// The crate looks at the connection once more before it begins to read a file, and if that was reset already, it leaves
+/// the client without an answer (0.24.0, `spawn_processing`); so the reset waits for the file to begin.
+async fn splice(
+    client: io::Result<TcpStream>,
+    port: u16,
+    mut coming: watch::Receiver<usize>,
+) -> io::Result<()> {
     let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-    let (up, down) = (64 * 1024, 8 * 1024);
-    let carried =
-        tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, up, down).await;
+    let carried = carry(client, &mut server).await;
     if carried.is_err() {
-        let _ = (server.set_zero_linger(), client.set_zero_linger());
+        let begun = coming.wait_for(|files| *files > 0);
+        let _ = tokio::time::timeout(DATA_WAIT, begun).await;
+        let _ = server.set_zero_linger();
+    }
+    carried
+}
+
+async fn carry(client: io::Result<TcpStream>, server: &mut TcpStream) -> io::Result<()> {
+    let mut client = client?;
+    let (up, down) = (64 * 1024, 8 * 1024);
+    let carried = tokio::io::copy_bidirectional_with_sizes(&mut client, server, up, down).await;
+    if carried.is_err() {
+        let _ = client.set_zero_linger();
     }
     carried.map(drop)
 }
@@ -416,16 +434,23 @@ impl Authenticator for Gate {
 #[derive(Debug, Clone)]
 struct Backend {
     who: Arc<OnceLock<Folder>>,
-    /// Files that are coming on this connection.
-    busy: Arc<AtomicUsize>,
+    /// How many files are coming on this connection.
+    coming: watch::Sender<usize>,
 }
 
 /// A file that is coming; over when dropped.
-struct Coming<'a>(&'a AtomicUsize);
+struct Coming<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Coming<'a> {
+    fn begin(files: &'a watch::Sender<usize>) -> Self {
+        files.send_modify(|files| *files += 1);
+        Self(files)
+    }
+}
 
 impl Drop for Coming<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.send_modify(|files| *files -= 1);
     }
 }
 
@@ -536,8 +561,7 @@ impl StorageBackend<DefaultUser> for Backend {
         if at > 0 {
             return Err(refused(FolderError::WholeOnly));
         }
-        self.busy.fetch_add(1, Ordering::Relaxed);
-        let _coming = Coming(&self.busy);
+        let _coming = Coming::begin(&self.coming);
         let bytes = stream::unfold(Some(input), |input| async move {
             let mut input = input?;
             let mut piece = BytesMut::with_capacity(64 * 1024);

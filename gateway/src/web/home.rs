@@ -65,14 +65,11 @@ pub async fn page(State(site): State<Arc<Site>>, Query(after): Query<After>) -> 
     );
     let library = &site.state.library;
     let failed = |e| super::respond::Refusal::from_part(&e);
-    let ready = library
-        .matching(Wanted::ready(None))
-        .await
-        .map_err(failed)?;
-    let newest = ready.get(..NEWEST).unwrap_or(&ready);
-    let newest = library.titles(newest).await.map_err(failed)?;
-    let imports = view::imports(&site);
-    let any = !ready.is_empty() || !imports.is_empty();
+    let titles = library.matching(Wanted::default()).await.map_err(failed)?;
+    let ready = titles.found.iter().filter(|title| title.ready);
+    let newest: Vec<_> = ready.take(NEWEST).map(|title| title.id).collect();
+    let newest = library.titles(&newest).await.map_err(failed)?;
+    let any = titles.all > 0;
     let orders = view::orders(&site);
     let devices = site.state.devices.snapshot();
     let devices = Arc::clone(&devices.borrow());
@@ -104,9 +101,9 @@ pub async fn page(State(site): State<Arc<Site>>, Query(after): Query<After>) -> 
             .filter(|order| order.ready)
             .take(ARRIVED)
             .collect(),
-        imports,
+        imports: view::imports(&site),
         newest: newest.iter().map(Tile::of_title).collect(),
-        more: ready.len() > NEWEST,
+        more: titles.all > NEWEST,
         steps: Some(steps).filter(|steps| !steps.all_done()),
         new_devices: devices
             .iter()

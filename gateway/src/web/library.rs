@@ -5,7 +5,7 @@ use super::live::Follow;
 use super::respond::{Page, Refusal};
 use super::shell::{Nav, Shell, escape_query};
 use super::view::{self, ImportCard, Tile, kind_word};
-use crate::library::Wanted;
+use crate::library::{Matches, Wanted};
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::header;
@@ -58,12 +58,10 @@ pub async fn page(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> 
     let wanted = Wanted {
         kind,
         name: q.trim().to_owned(),
-        ready: false,
     };
     let library = &site.state.library;
     let failed = |e| Refusal::from_part(&e);
-    let (all, _) = library.totals().await.map_err(failed)?;
-    let found = library.matching(wanted).await.map_err(failed)?;
+    let Matches { found, all } = library.matching(wanted).await.map_err(failed)?;
     let link = |kind: Option<MediaKind>, number: usize| {
         let kind = kind.map_or("", MediaKind::as_str);
         format!("/library?kind={kind}&q={}&page={number}", escape_query(&q))
@@ -73,7 +71,7 @@ pub async fn page(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> 
         .iter()
         .skip(number * PAGE)
         .take(PAGE)
-        .copied()
+        .map(|title| title.id)
         .collect();
     let shown = library.titles(&shown).await.map_err(failed)?;
     let chip = |of: Option<MediaKind>| Chip {
@@ -92,7 +90,7 @@ pub async fn page(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> 
         tiles: shown.iter().map(Tile::of_title).collect(),
         imports: view::imports(&site),
         found: found.len(),
-        all: (all as usize).max(found.len()),
+        all,
         previous: number.checked_sub(1).map(|number| link(kind, number)),
         next: ((number + 1) * PAGE < found.len()).then(|| link(kind, number + 1)),
         q,

@@ -7,12 +7,11 @@ use super::respond::{self, Done, Page, Posted};
 use super::session;
 use super::shell::escape_query;
 use super::view::Tile;
-use crate::library::Wanted;
+use crate::library::{Found, Wanted};
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Redirect};
-use mantel_protocol::ids::TitleId;
 use mantel_protocol::manifest::MediaKind;
 use std::sync::Arc;
 
@@ -42,25 +41,24 @@ pub async fn home(State(site): State<Arc<Site>>, headers: HeaderMap) -> Page {
     if session::of_request(&site, &headers).await?.is_none() {
         return pair::code_page(&site, &headers);
     }
+    // What is no media cannot be shown here.
+    let mut found = ready(&site).await?;
+    found.retain(|title| title.kind != MediaKind::Data);
     let mut shelves = Vec::new();
-    for (id, word, kind) in [
-        ("new", "New", None),
-        ("films", "Films", Some(MediaKind::Video)),
-        ("photos", "Photos", Some(MediaKind::Image)),
-        ("music", "Music", Some(MediaKind::Audio)),
+    for (id, word, most, kind) in [
+        ("new", "New", NEWEST, None),
+        ("films", "Films", SHELF, Some(MediaKind::Video)),
+        ("photos", "Photos", SHELF, Some(MediaKind::Image)),
+        ("music", "Music", SHELF, Some(MediaKind::Audio)),
     ] {
-        let most = if kind.is_none() { NEWEST } else { SHELF };
-        let found = ready(&site, kind).await?;
-        // What is no media cannot be shown here; a shelf of new titles may be shorter for it.
-        let found = found.get(..most).unwrap_or(&found);
-        let titles = site.state.library.titles(found).await;
+        let fits = found
+            .iter()
+            .filter(|title| kind.is_none_or(|kind| kind == title.kind));
+        let shown: Vec<_> = fits.take(most).map(|title| title.id).collect();
+        let titles = site.state.library.titles(&shown).await;
         let titles = titles.map_err(|e| respond::Refusal::from_part(&e).back("/tv"))?;
-        let shown = titles.iter().filter(|title| title.kind != MediaKind::Data);
-        shelves.push(Shelf {
-            id,
-            word,
-            tiles: shown.map(Tile::of_title).collect(),
-        });
+        let tiles = titles.iter().map(Tile::of_title).collect();
+        shelves.push(Shelf { id, word, tiles });
     }
     let arriving = super::view::orders(&site)
         .into_iter()
@@ -86,9 +84,11 @@ pub async fn home(State(site): State<Arc<Site>>, headers: HeaderMap) -> Page {
     }))
 }
 
-async fn ready(site: &Site, kind: Option<MediaKind>) -> Result<Vec<TitleId>, respond::Refusal> {
-    let found = site.state.library.matching(Wanted::ready(kind)).await;
-    found.map_err(|e| respond::Refusal::from_part(&e).back("/tv"))
+async fn ready(site: &Site) -> Result<Vec<Found>, respond::Refusal> {
+    let matches = site.state.library.matching(Wanted::default()).await;
+    let mut matches = matches.map_err(|e| respond::Refusal::from_part(&e).back("/tv"))?;
+    matches.found.retain(|title| title.ready);
+    Ok(matches.found)
 }
 
 /// `POST /tv/play/{title}`
@@ -128,9 +128,10 @@ pub async fn watch(
     };
     let (mut previous, mut next) = (None, None);
     if title.kind == MediaKind::Image {
-        let photos = ready(&site, Some(MediaKind::Image)).await?;
-        let at = photos.iter().position(|other| *other == title.id);
-        let beside = |at: Option<usize>| Some(photos.get(at?)?.to_string());
+        let mut photos = ready(&site).await?;
+        photos.retain(|other| other.kind == MediaKind::Image);
+        let at = photos.iter().position(|other| other.id == title.id);
+        let beside = |at: Option<usize>| Some(photos.get(at?)?.id.to_string());
         previous = beside(at.and_then(|at| at.checked_sub(1)));
         next = beside(at.map(|at| at + 1));
     }

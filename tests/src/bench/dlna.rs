@@ -32,7 +32,6 @@ const AT_ONCE: usize = 64;
 const FRAMES: usize = 77;
 /// The longest that one page may take.
 const LIMIT: Duration = Duration::from_mins(1);
-const LIMIT_MS: f64 = 60_000.0;
 /// How long a server may take to start.
 const START: Duration = Duration::from_mins(1);
 /// Gerbera takes only ports from 49152.
@@ -142,18 +141,19 @@ async fn measure(options: &Options, titles: usize) -> Result<()> {
 async fn compare(options: &Options, titles: usize, servers: &mut [Server]) -> Result<()> {
     let client = client()?;
     let mut rng = rand::rng();
+    let limit_ms = LIMIT.as_secs_f64() * 1_000.0;
     for (index, count) in PAGES.into_iter().enumerate() {
         // The first answer of each server warms its caches and is not counted.
         for round in 0..=options.rounds {
             let start = rng.random_range(0..=(titles - count as usize)) as u32;
             for server in &mut *servers {
-                if server.times[index].last() == Some(&LIMIT_MS) {
+                if server.times[index].last() == Some(&limit_ms) {
                     continue;
                 }
                 let before = cpu_of(server.proc.pid())?;
                 let page = browse(&client, server, start, count);
                 let Ok(page) = tokio::time::timeout(LIMIT, page).await else {
-                    server.times[index] = vec![LIMIT_MS];
+                    server.times[index] = vec![limit_ms];
                     continue;
                 };
                 let (ms, bytes) = page?;

@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::agent::Agent;
 use super::net::Place;
 use super::process::Proc;
 use super::wait::until;
@@ -22,17 +23,28 @@ use super::wait::until;
 const MEMORY_MIB: u32 = 2048;
 /// How long a boot may take, emulated, while the host does other things too.
 const BOOT: Duration = Duration::from_mins(10);
-/// How long a command of the guest's shell may take.
-const COMMAND: Duration = Duration::from_mins(2);
 /// How long QEMU may take to answer a command.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long a snapshot with the memory may take.
+const KEEP: Duration = Duration::from_mins(3);
 /// Where the household's pages are in the guest.
 const PAGES: u16 = 8080;
+/// The firmware of a machine with a disk (Debian package ovmf).
+const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+
+/// What a machine starts from.
+#[derive(Clone, Debug)]
+enum Start {
+    /// A folder with `vmlinuz`, `initrd` and `root.squashfs`: no firmware, no slots, no lasting data.
+    Kernel(PathBuf),
+    /// A disk (qcow2) as a buyer gets it, and the snapshot in it to go on from.
+    Disk(PathBuf, Option<String>),
+}
 
 /// A machine to be started.
 #[derive(Clone, Debug)]
 pub struct GuestBuilder {
-    image: PathBuf,
+    start: Start,
     arguments: Vec<OsString>,
     kernel: Vec<String>,
 }
@@ -41,10 +53,28 @@ impl GuestBuilder {
     /// A machine from a folder with `vmlinuz`, `initrd` and `root.squashfs` (image/rootfs.sh).
     pub fn new(image: &Path) -> Self {
         Self {
-            image: image.to_owned(),
+            start: Start::Kernel(image.to_owned()),
             arguments: Vec::new(),
             kernel: Vec::new(),
         }
+    }
+
+    /// A machine with the disk `file` (qcow2), started by its firmware.
+    pub fn from_disk(file: &Path) -> Self {
+        Self {
+            start: Start::Disk(file.to_owned(), None),
+            arguments: Vec::new(),
+            kernel: Vec::new(),
+        }
+    }
+
+    /// Goes on from the snapshot `name` of its disk (see [`Guest::keep`]); what came after it is lost.
+    #[must_use]
+    pub fn resume(mut self, name: &str) -> Self {
+        if let Start::Disk(_, snapshot) = &mut self.start {
+            *snapshot = Some(name.to_owned());
+        }
+        self
     }
 
     /// Adds words to QEMU's command line: devices and what is behind them.
@@ -63,46 +93,26 @@ impl GuestBuilder {
 
     /// Starts it at `place`; its console and sockets go to `folder`.
     pub async fn start(self, place: &Place, folder: &Path) -> Result<Guest> {
-        for file in ["vmlinuz", "initrd", "root.squashfs"] {
-            let file = self.image.join(file);
-            ensure!(
-                file.is_file(),
-                "{} is missing: run ./mantel image",
-                file.display()
-            );
-        }
         let console = folder.join(format!("{}-console.log", place.name()));
         let qmp = folder.join(format!("{}-qmp", place.name()));
-        let shell = folder.join(format!("{}-shell", place.name()));
         std::fs::write(&console, "").context("making the console's file")?;
-        let mut line =
-            "console=ttyS0 root=/dev/vda rootfstype=squashfs ro quiet panic=5 mitigations=off \
-                        systemd.volatile=state systemd.show_status=1 systemd.debug_shell=ttyS1"
-                .to_owned();
-        for word in &self.kernel {
-            line = format!("{line} {word}");
-        }
         let address = place.addr();
+        let agent = folder.join(format!("{}-agent", place.name()));
+        let keys = folder.join(format!("{}-keys", place.name()));
         let proc = place
             .run("qemu-system-x86_64")
             .args(["-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max", "-smp", "2"])
             .args(["-m", &MEMORY_MIB.to_string(), "-nodefaults", "-no-user-config"])
-            .args(["-display", "none", "-no-reboot", "-kernel"])
-            .arg(self.image.join("vmlinuz"))
-            .arg("-initrd")
-            .arg(self.image.join("initrd"))
-            .args(["-append", &line, "-drive"])
+            .args(["-display", "none"])
+            .arg("-chardev")
             .arg(format!(
-                "if=virtio,format=raw,readonly=on,file={}",
-                self.image.join("root.squashfs").display()
+                "socket,id=console,path={},server=on,wait=off,logfile={}",
+                keys.display(),
+                console.display()
             ))
-            .arg("-serial")
-            .arg(format!("file:{}", console.display()))
-            .args(["-serial", "chardev:shell", "-chardev"])
-            .arg(format!(
-                "socket,id=shell,server=on,wait=off,path={}",
-                shell.display()
-            ))
+            .args(["-serial", "chardev:console"])
+            .args(Agent::words(&agent))
+            .args(self.beginning()?)
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", qmp.display()))
             .arg("-nic")
@@ -116,9 +126,55 @@ impl GuestBuilder {
         Ok(Guest {
             proc,
             console,
+            keys,
             qmp,
-            shell,
+            agent: Agent::new(agent),
         })
+    }
+
+    /// QEMU's words for what the machine starts from.
+    fn beginning(&self) -> Result<Vec<OsString>> {
+        let mut words: Vec<OsString> = Vec::new();
+        match &self.start {
+            Start::Kernel(image) => {
+                for file in ["vmlinuz", "initrd", "root.squashfs"] {
+                    let file = image.join(file);
+                    let there = file.is_file();
+                    ensure!(there, "{} is missing: run ./mantel image", file.display());
+                }
+                let mut line = "console=ttyS0 root=/dev/vda rootfstype=squashfs ro quiet panic=5 \
+                                mitigations=off systemd.volatile=state systemd.show_status=1"
+                    .to_owned();
+                for word in &self.kernel {
+                    line = format!("{line} {word}");
+                }
+                words.extend(["-no-reboot", "-kernel"].map(OsString::from));
+                words.push(image.join("vmlinuz").into());
+                words.push("-initrd".into());
+                words.push(image.join("initrd").into());
+                words.extend(["-append", &line, "-drive"].map(OsString::from));
+                let root = image.join("root.squashfs");
+                let root = root.display();
+                words.push(format!("if=virtio,format=raw,readonly=on,file={root}").into());
+            }
+            Start::Disk(disk, snapshot) => {
+                let firmware = Path::new(FIRMWARE);
+                ensure!(firmware.is_file(), "{FIRMWARE} is missing: ./mantel setup");
+                let disk = disk.display();
+                for word in [
+                    "-drive",
+                    &format!("if=pflash,format=raw,readonly=on,file={FIRMWARE}"),
+                    "-drive",
+                    &format!("if=virtio,format=qcow2,cache=writeback,file={disk}"),
+                ] {
+                    words.push(word.into());
+                }
+                if let Some(name) = snapshot {
+                    words.extend(["-loadvm", name].map(OsString::from));
+                }
+            }
+        }
+        Ok(words)
     }
 }
 
@@ -128,8 +184,9 @@ pub struct Guest {
     /// QEMU.
     pub proc: Proc,
     console: PathBuf,
+    keys: PathBuf,
     qmp: PathBuf,
-    shell: PathBuf,
+    agent: Agent,
 }
 
 impl Guest {
@@ -142,6 +199,30 @@ impl Guest {
     pub fn console(&self) -> String {
         let bytes = std::fs::read(&self.console).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Types on its serial console.
+    pub async fn type_in(&self, text: &str) -> Result<()> {
+        let mut stream = UnixStream::connect(&self.keys).await?;
+        stream.write_all(text.as_bytes()).await?;
+        Ok(())
+    }
+
+    /// Runs a script inside, as root, and returns what it printed. Fails when the script does. The way in is one that
+    /// only the owner of the (virtual) hardware has: see [`Agent`].
+    pub async fn run(&self, script: &str, deadline: Duration) -> Result<String> {
+        let (status, said) = self.agent.run(script, deadline).await?;
+        ensure!(status == 0, "\"{script}\" ended with {status}: {said}");
+        Ok(said)
+    }
+
+    /// Keeps the whole machine, memory included, as a snapshot in its disk.
+    pub async fn keep(&self, name: &str) -> Result<()> {
+        let line = json!({ "command-line": format!("savevm {name}") });
+        let wait = self.converse("human-monitor-command", line);
+        let said = tokio::time::timeout(KEEP, wait).await??;
+        ensure!(said == "" || said == "\r\n", "savevm said {said}");
+        Ok(())
     }
 
     /// Waits until its gateway answers.
@@ -159,37 +240,6 @@ impl Guest {
             let tail = console.get(tail..).unwrap_or(&console);
             format!("the guest's console ended with:\n{tail}")
         })
-    }
-
-    /// Runs a line in a root shell inside (systemd's debug shell, which a test asks for on the kernel's command line) and
-    /// returns what it printed. One at a time; it must succeed.
-    pub async fn shell(&self, line: &str) -> Result<String> {
-        let (code, text) = tokio::time::timeout(COMMAND, self.type_in(line))
-            .await
-            .with_context(|| format!("the guest's shell did not answer to: {line}"))??;
-        ensure!(code == "0", "in the guest: {line}: status {code}: {text}");
-        Ok(text)
-    }
-
-    async fn type_in(&self, line: &str) -> Result<(String, String)> {
-        let (mut lines, mut writer) = connect(&self.shell).await?;
-        // The terminal echoes what is typed; the marks are put together only where it is run.
-        let typed =
-            format!("printf '%s%s\\n' @@ BEGIN; {{ {line}; }}; printf '\\n%s%s %s\\n' @@ END $?\n");
-        writer.write_all(typed.as_bytes()).await?;
-        let (mut begun, mut text) = (false, String::new());
-        while let Some(said) = lines.next_line().await? {
-            let said = said.trim_end_matches('\r');
-            if let Some(code) = said.strip_prefix("@@END ") {
-                return Ok((code.to_owned(), text.trim().to_owned()));
-            }
-            if begun {
-                text.push_str(said);
-                text.push('\n');
-            }
-            begun |= said.ends_with("@@BEGIN");
-        }
-        bail!("the shell's line was closed");
     }
 
     /// Gives QEMU a command (QEMU Machine Protocol) and returns its answer: `device_add`, `device_del` …

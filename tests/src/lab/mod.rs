@@ -15,6 +15,7 @@
 //! Everything is removed when its owner is dropped, upon SIGINT and SIGTERM, and, should a run be
 //! killed, by the next one. Names begin with `mt<pid>x<n>`.
 
+mod agent;
 mod browser;
 mod cpu;
 mod guard;

@@ -47,7 +47,8 @@ fill() {
     sed 's/^\(u!* *mantel\) *-/\1 900/' "$here/../systemd/mantel-users.conf" >"$root/usr/lib/sysusers.d/mantel.conf"
     local unit
     for unit in "$here"/../systemd/*.{service,socket,path,target,timer,mount}; do
-        [[ -f $unit ]] && install -D -m 644 "$unit" -t "$root/usr/lib/systemd/system"
+        # The server's is for the operator's machine.
+        [[ -f $unit && $unit != */mantel-server.service ]] && install -D -m 644 "$unit" -t "$root/usr/lib/systemd/system"
     done
     for unit in "$here"/../systemd/*.rules; do
         [[ -f $unit ]] && install -D -m 644 "$unit" -t "$root/usr/lib/udev/rules.d"
@@ -59,7 +60,7 @@ fill() {
     chown -R 0:0 "$root/usr/lib/mantel" "$root/etc/rauc"
     # Their warnings that /proc is missing say nothing here: both only write files.
     chroot "$root" systemd-sysusers 2>/dev/null
-    chroot "$root" systemctl --quiet enable mantel-gateway.service mantel-media-eject.path systemd-networkd.service \
+    chroot "$root" systemctl --quiet enable mantel-gateway.service mantel-media-worker.socket mantel-media-eject.path systemd-networkd.service \
         systemd-resolved.service systemd-timesyncd.service mantel-system.service mantel-good.service \
         mantel-console.service mantel-request.path 2>/dev/null
     chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \

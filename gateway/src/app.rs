@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::devices::{self, Devices, DevicesError, OwnVoice};
 use crate::exchange::{self, Exchange, ExchangeOptions, StartError};
 use crate::home_assistant::{self, HomeAssistant, HomeAssistantError};
-use crate::library::{self, Library, LibraryError, LibraryOptions};
+use crate::library::{self, Enclosure, Library, LibraryError, LibraryOptions};
 use crate::link::identity::IdentityError;
 use crate::link::{self, Identity, Link};
 use crate::media_server::{self, MediaServer};
@@ -172,11 +172,14 @@ async fn start_parts(
     let chunk_listener = bind(config.exchange.listen, "exchange.listen").await?;
     let (web_at, chunks_at) = (local(&web_listener), local(&chunk_listener));
 
-    let options = LibraryOptions {
+    let mut options = LibraryOptions {
         min_free_bytes: config.library.keep_free_mib.saturating_mul(1 << 20),
         max_import_bytes: config.library.max_import_gib.saturating_mul(1 << 30),
         ..LibraryOptions::new(identity.device.device_id())
     };
+    if let Some(socket) = &config.library.media_workers {
+        options.enclosure = Enclosure::Workers(socket.clone());
+    }
     let store_key = identity.store.clone();
     let library = Library::open(
         &config.data_dir,

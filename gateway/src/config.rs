@@ -99,6 +99,8 @@ pub struct LibraryConfig {
     pub keep_free_mib: u64,
     /// The largest file imported, GiB.
     pub max_import_gib: u64,
+    /// The socket of media workers in units of their own; none: the gateway makes a sandbox for each run itself.
+    pub media_workers: Option<PathBuf>,
 }
 
 impl Default for LibraryConfig {
@@ -106,6 +108,7 @@ impl Default for LibraryConfig {
         Self {
             keep_free_mib: 256,
             max_import_gib: 256,
+            media_workers: None,
         }
     }
 }

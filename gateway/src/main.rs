@@ -4,13 +4,14 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use mantel_gateway::app;
 use mantel_gateway::config::Config;
-use mantel_gateway::library::DECODE_COMMAND;
+use mantel_gateway::library::{DECODE_COMMAND, WORKER_COMMAND, serve_as_worker};
 use mantel_peripherals::Device;
 use mantel_peripherals::capture::{self, Titles};
 use mantel_peripherals::decode::worker;
 use mantel_peripherals::discovery::{Discovery, DiscoveryConfig, Loopback};
 use mantel_runtime::{config, lifecycle, logging};
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,6 +40,9 @@ struct Flags {
     /// Look for devices on this network interface only.
     #[arg(long)]
     interface: Option<String>,
+    /// The socket of media workers in units of their own.
+    #[arg(long, env = "MANTEL_MEDIA_WORKERS")]
+    media_workers: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -66,14 +70,22 @@ const LOOK: Duration = Duration::from_secs(12);
 const USUAL_CONFIG: &str = "/etc/mantel/gateway.toml";
 
 fn main() -> ExitCode {
-    // The worker in the sandbox: knows no configuration and starts nothing.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|word| word == DECODE_COMMAND)
-    {
-        return match worker::serve(std::io::stdin(), std::io::stdout()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
+    // Workers in a sandbox: they know no configuration.
+    let worker = match std::env::args_os().nth(1) {
+        Some(word) if word == DECODE_COMMAND => {
+            Some(worker::serve(std::io::stdin(), std::io::stdout()))
+        }
+        Some(word) if word == WORKER_COMMAND => {
+            let connection = std::io::stdin().as_fd().try_clone_to_owned();
+            Some(connection.and_then(|connection| serve_as_worker(connection.into())))
+        }
+        _ => None,
+    };
+    if let Some(served) = worker {
+        return if served.is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
         };
     }
     match run(Flags::parse()) {
@@ -126,7 +138,10 @@ async fn record(wanted: &str, out: &Path, titles: Titles, loopback: bool) -> any
 
 fn run(flags: Flags) -> anyhow::Result<()> {
     let usual = PathBuf::from(USUAL_CONFIG);
-    let path = flags.config.or_else(|| usual.exists().then_some(usual));
+    let given = flags
+        .config
+        .or_else(|| config::credential("mantel-gateway.toml"));
+    let path = given.or_else(|| usual.exists().then_some(usual));
     let mut config: Config = config::load(path.as_deref())?;
     if let Some(data_dir) = flags.data_dir {
         config.data_dir = data_dir;
@@ -136,6 +151,9 @@ fn run(flags: Flags) -> anyhow::Result<()> {
     }
     if let Some(listen) = flags.exchange_listen {
         config.exchange.listen = listen;
+    }
+    if flags.media_workers.is_some() {
+        config.library.media_workers = flags.media_workers;
     }
     if flags.interface.is_some() {
         config.devices.interface = flags.interface;

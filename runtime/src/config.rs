@@ -41,6 +41,14 @@ pub fn load<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Con
     })
 }
 
+/// The file that the service manager hands this daemon under `name`, if it does (systemd.exec(5), "Credentials"): a
+/// configuration that only root may read where it lies, such as `/etc/credstore/mantel-server.toml`.
+pub fn credential(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY")?;
+    let path = PathBuf::from(folder).join(name);
+    path.is_file().then_some(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,8 @@ use std::path::PathBuf;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// The configuration file; the commented default lists every key.
+    /// The configuration file; the commented default lists every key. Without it: systemd's credential
+    /// mantel-server.toml, if there is one.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where the database and the keys are.
@@ -38,7 +39,10 @@ struct Arguments {
 impl Arguments {
     /// The configuration, with what the command line overrides.
     fn configuration(self) -> anyhow::Result<Config> {
-        let mut config: Config = config::load(self.config.as_deref())?;
+        let file = self
+            .config
+            .or_else(|| config::credential("mantel-server.toml"));
+        let mut config: Config = config::load(file.as_deref())?;
         let listen = [
             (self.api_listen, &mut config.api.listen),
             (self.mqtt_listen, &mut config.mqtt.listen),

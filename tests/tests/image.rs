@@ -10,17 +10,23 @@
 )]
 #![allow(clippy::print_stdout, reason = "the test says what it measured")]
 
+#[path = "image/built.rs"]
+mod built;
+#[path = "image/files.rs"]
+mod files;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mantel_tests::actors::Household;
-use mantel_tests::lab::{Guest, GuestBuilder, Net, Place, Proc, until};
+use mantel_tests::lab::{Guest, GuestBuilder, Home, Net, Place, Proc, Session, until};
 use mantel_tests::media;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
+
+use built::{BROKEN, FIRST, OLD, SECOND, TINY, image, number, run, seed, spoil, text, verity};
 
 /// The longest a word to the guest's shell may take: the processor is emulated, and this machine does other things.
 const WORD: Duration = Duration::from_mins(3);
@@ -31,49 +37,6 @@ const INSTALL: Duration = Duration::from_mins(15);
 /// The disk of a box: the image, slot B and the data.
 const DISK: &str = "6G";
 const PASSWORD: &str = "a password for the box";
-/// What the first image is.
-const FIRST: &str = "1.0.0";
-/// The update that works.
-const SECOND: &str = "1.1.0";
-/// The update that does not.
-const BROKEN: &str = "1.2.0";
-/// A rightly signed bundle that is too old.
-const OLD: &str = "0.9.0";
-/// A small bundle, rightly signed, to be spoilt.
-const TINY: &str = "1.3.0";
-
-/// Where `./mantel` puts what image/disk.sh makes.
-fn image() -> Result<PathBuf> {
-    let exe = std::env::current_exe()?;
-    let debug = exe.ancestors().find(|folder| folder.ends_with("debug"));
-    let target = debug.and_then(Path::parent).context("no target folder")?;
-    Ok(target.join("image"))
-}
-
-/// Runs a program on this machine to its end.
-fn run(program: &str, words: &[&str]) -> Result<String> {
-    let done = Command::new(program).args(words).output();
-    let done = done.with_context(|| format!("{program} is missing (./mantel setup)"))?;
-    let said = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "{program} {words:?}: {said}");
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("a readable path")
-}
-
-fn number(name: &str, usual: u64) -> u64 {
-    let given = std::env::var(name).ok();
-    given.and_then(|n| n.parse().ok()).unwrap_or(usual)
-}
-
-fn seed() -> u64 {
-    let seed = number("MANTEL_SEED", rand::random::<u32>().into());
-    println!("MANTEL_SEED={seed}");
-    seed
-}
-
 /// A new box: an empty disk on which the image was written.
 fn new_disk(folder: &Path) -> Result<PathBuf> {
     let disk = folder.join("disk.qcow2");
@@ -143,9 +106,9 @@ struct Appliance {
 }
 
 impl Appliance {
-    /// Starts it at `place`, from a snapshot of its disk if one is named.
+    /// Starts it in `home`, from a snapshot of its disk if one is named.
     async fn start(
-        place: &Place,
+        home: &Home,
         folder: &Path,
         disk: &Path,
         disc: &Path,
@@ -156,7 +119,7 @@ impl Appliance {
         if let Some(name) = resume {
             builder = builder.resume(name);
         }
-        let guest = builder.start(place, folder).await?;
+        let guest = builder.start(home, folder).await?;
         Ok(Self { guest })
     }
 
@@ -181,6 +144,11 @@ impl Appliance {
             })
             .await;
         good.with_context(|| format!("the console ended with:\n{}", self.tail()))?;
+        self.running().await
+    }
+
+    /// What runs: (version, slot).
+    async fn running(&self) -> Result<(String, String)> {
         let facts = self.facts().await?;
         let word = |name: &str| facts[name].as_str().unwrap_or_default().to_owned();
         Ok((word("version"), word("slot")))
@@ -289,8 +257,8 @@ async fn a_box_starts_updates_falls_back_and_forgets() -> Result<()> {
     let disk = new_disk(&folder)?;
     let disc = bundles(&folder)?;
     let began = Instant::now();
-    let place = net.home("h")?.gateway();
-    let machine = Appliance::start(place, &folder, &disk, &disc, None).await?;
+    let home = net.home("h")?;
+    let machine = Appliance::start(home, &folder, &disk, &disc, None).await?;
     machine.guest.wait_up().await?;
     let answers = began.elapsed().as_secs();
     println!("first start: the pages answer after {answers} s");
@@ -305,6 +273,44 @@ async fn a_box_starts_updates_falls_back_and_forgets() -> Result<()> {
     falls_back(&machine, &belongings).await?;
     forgets(&machine).await?;
     machine.guest.quit().await?;
+    net.done()
+}
+
+/// Times and memory beside the same machine without any of this project's units: Debian alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_bare_debian() -> Result<()> {
+    let net = Net::builder().home("h", &[]).up()?;
+    let folder = net.folder().to_owned();
+    let disk = new_disk(&folder)?;
+    let home = net.home("h")?;
+    // The first start makes the data partition, and is not counted.
+    for what in ["first start", "Mantel", "bare"] {
+        let mut builder = GuestBuilder::from_disk(&disk);
+        if what == "bare" {
+            for unit in [
+                "mantel-gateway.service",
+                "mantel-good.service",
+                "mantel-console.service",
+                "mantel-media-worker.socket",
+                "mantel-media-eject.path",
+                "mantel-request.path",
+            ] {
+                builder = builder.without(unit);
+            }
+        }
+        let machine = Appliance {
+            guest: builder.start(home, &folder).await?,
+        };
+        let script = "until [ $(systemctl is-system-running) != starting ]; do sleep 1; done; sleep 60
+            systemd-analyze | head -n 1
+            from=$(systemctl show -P UserspaceTimestampMonotonic); to=$(systemctl show -P ActiveEnterTimestampMonotonic mantel-gateway)
+            echo \"gateway ready $(((to - from) / 1000)) ms after the start of userspace\"
+            awk '/^VmRSS/ { print \"gateway: \" $2 / 1024 \" MiB resident\" }' /proc/$(pidof mantel-gateway)/status 2>/dev/null
+            awk '/^MemTotal/ { t = $2 } /^MemAvailable/ { a = $2 } END { print \"machine: \" (t - a) / 1024 \" MiB used\" }' /proc/meminfo";
+        let said = machine.guest.run(script, START).await?;
+        println!("{what}:\n{said}");
+        machine.guest.power_off().await?;
+    }
     net.done()
 }
 
@@ -465,14 +471,14 @@ async fn with_a_tpm_the_disk_alone_does_not_open() -> Result<()> {
     let net = Net::builder().home("h", &[]).up()?;
     let folder = net.folder().to_owned();
     let disk = new_disk(&folder)?;
-    let place = net.home("h")?.gateway();
+    let home = net.home("h")?;
     let start = async |words: &[String]| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let builder = GuestBuilder::from_disk(&disk).device(&words);
-        let guest = builder.start(place, &folder).await?;
+        let guest = builder.start(home, &folder).await?;
         Ok::<_, anyhow::Error>(Appliance { guest })
     };
-    let (_first_tpm, words) = tpm(place, &folder).await?;
+    let (_first_tpm, words) = tpm(home.gateway(), &folder).await?;
     let machine = start(&words).await?;
     let belongings = Belongings::bring(&machine).await?;
     machine.wait_good().await?;
@@ -494,10 +500,18 @@ async fn with_a_tpm_the_disk_alone_does_not_open() -> Result<()> {
     })
     .await?;
     machine.sh("! systemctl is-active mantel-gateway").await?;
+    let visitor = Session::new(&machine.guest.url())?;
+    let page = until("the page of the safe mode", START, async || {
+        let page = visitor.get("/").await.ok()?;
+        (page.status == 503).then_some(page.body)
+    })
+    .await?;
+    let words = "cannot be opened by this machine";
+    ensure!(page.contains(words), "the page says {page}");
     machine.guest.proc.kill9().await?;
 
     // And back: nothing was lost.
-    let (_same_tpm, words) = tpm(place, &folder).await?;
+    let (_same_tpm, words) = tpm(home.gateway(), &folder).await?;
     let machine = start(&words).await?;
     machine.wait_good().await?;
     belongings.check(&machine).await?;
@@ -513,13 +527,13 @@ async fn power_cuts_leave_a_whole_system() -> Result<()> {
     let net = Net::builder().home("h", &[]).up()?;
     let folder = net.folder().to_owned();
     let disc = bundles(&folder)?;
-    let place = net.home("h")?.gateway();
+    let home = net.home("h")?;
     let mut random = StdRng::seed_from_u64(seed());
 
     // A box that is about to be updated, and how long things take when nobody interferes.
     let disk = new_disk(&folder)?;
     let began = Instant::now();
-    let machine = Appliance::start(place, &folder, &disk, &disc, None).await?;
+    let machine = Appliance::start(home, &folder, &disk, &disc, None).await?;
     let belongings = Belongings::bring(&machine).await?;
     machine.wait_good().await?;
     let first_start = began.elapsed();
@@ -554,7 +568,7 @@ async fn power_cuts_leave_a_whole_system() -> Result<()> {
                 (new_disk(&other)?, None)
             }
         };
-        let machine = Appliance::start(place, &folder, &disk, &disc, resume).await?;
+        let machine = Appliance::start(home, &folder, &disk, &disc, resume).await?;
         match what {
             "installation" => machine.ask("install").await?,
             "activation" => machine.ask("restart").await?,
@@ -563,8 +577,10 @@ async fn power_cuts_leave_a_whole_system() -> Result<()> {
         // The moment is the test's input: nothing is waited for.
         tokio::time::sleep(after).await;
         machine.guest.proc.kill9().await?;
-        let machine = Appliance::start(place, &folder, &disk, &disc, None).await?;
-        let (version, slot) = machine.wait_good().await?;
+        let machine = Appliance::start(home, &folder, &disk, &disc, None).await?;
+        // The kernel checks each block of the slot as it is read (dm-verity); another test waits until all of them were.
+        machine.guest.wait_up().await?;
+        let (version, slot) = machine.running().await?;
         let expected = match what {
             "first start" => vec![FIRST],
             "installation" => vec![FIRST, SECOND],
@@ -587,69 +603,7 @@ async fn power_cuts_leave_a_whole_system() -> Result<()> {
     net.done()
 }
 
-// ---- Flipped bits ------------------------------------------------------------------------------
-
-/// Where the root of slot A lies on the image, in bytes: after 1 MiB, ESP and boot partition (image/disk.sh).
-const ROOT_A: u64 = (1 + 64 + 96) << 20;
-
-/// The words of the slot's own configuration: (root hash, offset of the tree of hashes).
-fn verity(image: &Path) -> Result<(String, u64)> {
-    let boot = format!("{}@@{}", text(image)?, (1 + 64) << 20);
-    let config = run("mtype", &["-i", &boot, "::slot.cfg"])?;
-    let word = |name: &str| -> Result<String> {
-        let (_, rest) = config
-            .split_once(name)
-            .with_context(|| format!("no {name}"))?;
-        let end = rest.find([' ', ',', '\n']).unwrap_or(rest.len());
-        Ok(rest[..end].to_owned())
-    };
-    Ok((word("roothash=")?, word("hash-offset=")?.parse()?))
-}
-
-#[test]
-fn flipped_bits_in_the_root_are_noticed() -> Result<()> {
-    use std::os::unix::fs::FileExt as _;
-    let folder = tempfile::tempdir()?;
-    let source = image()?.join(FIRST).join("mantel.img");
-    let (hash, tree) = verity(&source)?;
-    let root = folder.path().join("root.img");
-    run(
-        "dd",
-        &[
-            &format!("if={}", text(&source)?),
-            &format!("of={}", text(&root)?),
-            "bs=1M",
-            &format!("skip={}", ROOT_A >> 20),
-            "conv=sparse",
-        ],
-    )?;
-    let check = || {
-        let offset = format!("--hash-offset={tree}");
-        let root = text(&root)?;
-        let done = Command::new("veritysetup")
-            .args(["verify", &offset, root, root, &hash])
-            .output()?;
-        Ok::<bool, anyhow::Error>(done.status.success())
-    };
-    ensure!(check()?, "the root as it was built is not whole");
-    let mut random = StdRng::seed_from_u64(seed());
-    let file = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(&root)?;
-    let flips = number("MANTEL_FLIPS", 20);
-    for _ in 0..flips {
-        let (place, bit) = (random.random_range(0..tree), random.random_range(0..8));
-        let mut byte = [0_u8];
-        file.read_exact_at(&mut byte, place)?;
-        file.write_all_at(&[byte[0] ^ 1 << bit], place)?;
-        ensure!(!check()?, "bit {bit} of byte {place} went unnoticed");
-        file.write_all_at(&byte, place)?;
-    }
-    ensure!(check()?, "the root is not whole again");
-    println!("{flips} flipped bits, all noticed");
-    Ok(())
-}
+// ---- A flipped bit -----------------------------------------------------------------------------
 
 /// A flipped bit in the running slot: the machine panics at it, and the other slot takes over.
 #[tokio::test(flavor = "multi_thread")]
@@ -657,8 +611,8 @@ async fn a_flipped_bit_ends_in_the_other_slot() -> Result<()> {
     let net = Net::builder().home("h", &[]).up()?;
     let folder = net.folder().to_owned();
     let (disk, disc) = (new_disk(&folder)?, bundles(&folder)?);
-    let place = net.home("h")?.gateway();
-    let machine = Appliance::start(place, &folder, &disk, &disc, None).await?;
+    let home = net.home("h")?;
+    let machine = Appliance::start(home, &folder, &disk, &disc, None).await?;
     let belongings = Belongings::bring(&machine).await?;
     machine.wait_good().await?;
     machine.hand_over(SECOND).await?;
@@ -682,126 +636,4 @@ async fn a_flipped_bit_ends_in_the_other_slot() -> Result<()> {
     println!("bit 4 of byte {place_of_bit} of slot B: {tries} tries, then slot A; data whole");
     machine.guest.quit().await?;
     net.done()
-}
-
-// ---- Mutated bundles ---------------------------------------------------------------------------
-
-/// Spoils a bundle in one of the ways that chance or malice has.
-fn spoil(bundle: &mut Vec<u8>, random: &mut StdRng) {
-    let end = bundle.len();
-    let place = random.random_range(0..end);
-    match random.random_range(0..6) {
-        0 => bundle[place] ^= 1 << random.random_range(0..8),
-        // Near the end, where the signature is.
-        1 => {
-            let place = end - 1 - random.random_range(0..3000.min(end));
-            bundle[place] ^= 1 << random.random_range(0..8);
-        }
-        2 => bundle.truncate(place),
-        3 => bundle.insert(place, random.random()),
-        4 => drop(bundle.remove(place)),
-        _ => {
-            let length = random.random_range(1..64.min(end - place + 1).max(2));
-            let stop = (place + length).min(end);
-            random.fill(&mut bundle[place..stop]);
-        }
-    }
-}
-
-/// The signature covers the manifest, and the manifest the hash of the payload: a bundle counts as accepted when both
-/// hold, which is what RAUC asks before and while it writes a slot.
-#[test]
-fn mutated_bundles_are_refused() -> Result<()> {
-    let folder = image()?;
-    let tools = folder.join("tools");
-    let signed = std::fs::read(folder.join(TINY).join("mantel.raucb"))?;
-    let keyring = std::fs::read(keys()?.join("ca.pem"))?;
-    let inside = tools.join("tmp");
-    std::fs::create_dir_all(&inside)?;
-    std::fs::write(inside.join("ca.pem"), keyring)?;
-    let accepts = |bundle: &[u8]| -> Result<bool> {
-        std::fs::write(inside.join("bundle.raucb"), bundle)?;
-        let chroot = |words: &[&str]| {
-            let mut command = Command::new("chroot");
-            command.arg(&tools).args(words);
-            command.output().context("chroot")
-        };
-        let info = chroot(&[
-            "rauc",
-            "info",
-            "--keyring=/tmp/ca.pem",
-            "--output-format=json",
-            "/tmp/bundle.raucb",
-        ])?;
-        if !info.status.success() {
-            return Ok(false);
-        }
-        // The manifest is the signed one. Does its hash fit the payload?
-        let signature = u64::from_be_bytes(bundle[bundle.len() - 8..].try_into()?);
-        let payload = u64::try_from(bundle.len())? - 8 - signature;
-        let manifest = manifest(&chroot)?;
-        let word = |name: &str| -> Result<String> {
-            let line = manifest.lines().find_map(|l| l.strip_prefix(name));
-            Ok(line
-                .with_context(|| format!("no {name}"))?
-                .trim()
-                .to_owned())
-        };
-        let tree: u64 = word("verity-size=")?.parse()?;
-        let data = payload.checked_sub(tree).context("no payload")?;
-        let verify = chroot(&[
-            "veritysetup",
-            "verify",
-            "--no-superblock",
-            "--hash=sha256",
-            "--format=1",
-            &format!("--data-blocks={}", data / 4096),
-            &format!("--hash-offset={data}"),
-            &format!("--salt={}", word("verity-salt=")?),
-            "/tmp/bundle.raucb",
-            "/tmp/bundle.raucb",
-            &word("verity-hash=")?,
-        ])?;
-        Ok(verify.status.success() && bundle.len() == signed.len())
-    };
-    ensure!(accepts(&signed)?, "the bundle as it was signed is refused");
-    let mut random = StdRng::seed_from_u64(seed());
-    let (count, mut accepted) = (number("MANTEL_MUTATIONS", 1000), 0);
-    for _ in 0..count {
-        let mut bundle = signed.clone();
-        spoil(&mut bundle, &mut random);
-        if bundle != signed && accepts(&bundle)? {
-            accepted += 1;
-        }
-    }
-    ensure!(accepted == 0, "{accepted} of {count} were accepted");
-    println!("{count} mutated bundles, {accepted} accepted");
-    Ok(())
-}
-
-/// The manifest out of a bundle's signature (CMS).
-fn manifest(chroot: &impl Fn(&[&str]) -> Result<std::process::Output>) -> Result<String> {
-    let done = chroot(&[
-        "sh",
-        "-c",
-        "n=$(stat -c %s /tmp/bundle.raucb); s=$((0x$(tail -c 8 /tmp/bundle.raucb | od -An -tx1 | tr -d ' \\n')))
-         tail -c $((s + 8)) /tmp/bundle.raucb | head -c $s >/tmp/signature
-         openssl cms -verify -inform DER -in /tmp/signature -CAfile /tmp/ca.pem 2>/dev/null",
-    ])?;
-    ensure!(done.status.success(), "the signature cannot be read");
-    Ok(String::from_utf8(done.stdout)?)
-}
-
-/// Where `./mantel image` keeps the keys.
-fn keys() -> Result<PathBuf> {
-    if let Some(keys) = std::env::var_os("MANTEL_KEYS") {
-        return Ok(keys.into());
-    }
-    let target = image()?;
-    let checkout = target.parent().and_then(Path::parent);
-    let keys = checkout.context("no checkout")?.join("keys");
-    if !keys.is_dir() {
-        bail!("{} is missing: ./mantel test-disk", keys.display());
-    }
-    Ok(keys)
 }

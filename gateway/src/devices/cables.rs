@@ -1,7 +1,8 @@
 //! Things on cables: what of them is looked for, and "safe to remove".
 //!
-//! The gateway may not mount or unmount. A memory card is mounted by `mantel-media-mount@.service`; to have it let go,
-//! the gateway leaves an empty file named like the partition in a folder that `mantel-media-eject.path` watches.
+//! The gateway may not mount or unmount. A memory card is mounted by the service manager
+//! (`systemd/99-mantel-media.rules`); to have it let go, the gateway leaves an empty file named like the partition in a
+//! folder that `mantel-media-eject.path` watches.
 
 use super::{Devices, DevicesError};
 use mantel_peripherals::discovery::HotplugConfig;

@@ -29,6 +29,7 @@ mod sealing;
 pub mod shelf;
 mod source;
 mod store;
+mod workers;
 
 #[cfg(test)]
 mod resumable_tests;
@@ -45,8 +46,9 @@ pub use plain::{MAX_PLAIN_READ, PlainError, PlainReader};
 pub use progress::{ImportPhase, ImportProgress};
 pub use resumable::{KEEP_UPLOADS, UploadError, UploadId, UploadState};
 pub(crate) use sandbox::{ClipPicture, ClipSound};
-pub use sandbox::{DECODE_COMMAND, MediaTools};
+pub use sandbox::{DECODE_COMMAND, Enclosure, MediaTools};
 pub use source::{ImportSource, SourceError, SourceStream};
+pub use workers::{WORKER_COMMAND, serve as serve_as_worker};
 
 use keys::StoreKey;
 use mantel_peripherals::decode::Decoder;
@@ -206,9 +208,9 @@ pub struct LibraryOptions {
     pub min_free_bytes: u64,
     /// Largest file that is imported, bytes.
     pub max_import_bytes: u64,
-    /// The program that makes the sandbox.
-    pub bubblewrap: PathBuf,
-    /// The program that decodes sound in it when called with [`DECODE_COMMAND`]; `None`: the running one.
+    /// The sandbox of media tools.
+    pub enclosure: Enclosure,
+    /// The program that decodes sound in bubblewrap when called with [`DECODE_COMMAND`]; `None`: the running one.
     pub decoder: Option<PathBuf>,
 }
 
@@ -219,7 +221,7 @@ impl LibraryOptions {
             publisher,
             min_free_bytes: 256 << 20,
             max_import_bytes: 256 << 30,
-            bubblewrap: "bwrap".into(),
+            enclosure: Enclosure::Bubblewrap("bwrap".into()),
             decoder: None,
         }
     }
@@ -272,7 +274,7 @@ impl Library {
             blobs,
             store_key: StoreKey::new(store_key),
             clock,
-            sandbox: Sandbox::new(options.bubblewrap.clone()),
+            sandbox: Sandbox::new(options.enclosure.clone()),
             options,
             progress: Progress::new(),
             import_places: Semaphore::new(IMPORTS_AT_ONCE),
@@ -531,7 +533,7 @@ impl Library {
     /// Decodes sound, in the sandbox.
     pub fn decoder(&self) -> Decoder {
         let options = &self.inner.options;
-        sandbox::decoder(&options.bubblewrap, options.decoder.clone())
+        sandbox::decoder(&options.enclosure, options.decoder.clone())
     }
 
     /// A secret of this gateway for one purpose, derived from the store key.

@@ -4,11 +4,16 @@
 //! Bubblewrap gives new namespaces of every kind (no network), drops all capabilities and shows `/usr` read-only and
 //! an empty `/tmp`; prlimit bounds processor time, memory and files. The input is standard input: a memory file
 //! without a name. Operations are a closed set; nothing that a person or a device wrote gets into their arguments.
-//! Where the sandbox cannot be set up, nothing is run: titles are imported with what the device said.
+//! Where the service manager closes the gateway's own unit so far that it may make no namespaces, units of their own are
+//! the sandbox ([`super::workers`]). Where neither can be had, nothing is run: titles are imported with what the device
+//! said.
 
 use super::plain::InMemory;
+use super::workers;
 use mantel_peripherals::decode::{Decoder, Worker};
 use mantel_peripherals::live::MAX_STILL_BYTES;
+use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -58,8 +63,18 @@ const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mp3,aac,flac,ogg,wa
 mpegvideo,h264,hevc,m4v,dv,mxf,amr,ac3,eac3,dts,ape,caf,au,ivf,rm,wv,tta,\
 jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif,gif_pipe,image2,jpegxl_pipe,j2k_pipe,ppm_pipe,pgm_pipe,yuv4mpegpipe";
 
+/// What encloses the tools.
+#[derive(Debug, Clone)]
+pub enum Enclosure {
+    /// Bubblewrap, this program: a sandbox for each run, made by the gateway itself.
+    Bubblewrap(PathBuf),
+    /// Media workers in units of their own, behind this socket.
+    Workers(PathBuf),
+}
+
 /// What can be run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Operation {
     /// ffprobe prints its version: shows that the sandbox works.
     Version,
@@ -84,7 +99,8 @@ pub(crate) enum Operation {
 }
 
 /// What becomes of a clip's pictures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum ClipPicture {
     /// Kept as they are.
     Copy,
@@ -95,7 +111,8 @@ pub(crate) enum ClipPicture {
 }
 
 /// What becomes of a clip's sound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum ClipSound {
     /// Kept as it is.
     Copy,
@@ -142,7 +159,7 @@ impl Operation {
         }
     }
 
-    fn program_and_arguments(self) -> (&'static str, Vec<String>) {
+    pub(super) fn program_and_arguments(self) -> (&'static str, Vec<String>) {
         let fixed = |words: &[&str]| {
             words
                 .iter()
@@ -300,16 +317,15 @@ pub enum MediaTools {
 
 /// The sandbox; one per library.
 pub(crate) struct Sandbox {
-    /// Bubblewrap.
-    program: PathBuf,
+    enclosure: Enclosure,
     tools: OnceCell<MediaTools>,
     places: Semaphore,
 }
 
 impl Sandbox {
-    pub(crate) fn new(program: PathBuf) -> Self {
+    pub(crate) fn new(enclosure: Enclosure) -> Self {
         Self {
-            program,
+            enclosure,
             tools: OnceCell::new(),
             places: Semaphore::new(RUNS_AT_ONCE),
         }
@@ -323,12 +339,19 @@ impl Sandbox {
                     Ok(_) => MediaTools::Ready,
                     Err((_, complaint)) => {
                         tracing::warn!(complaint, "no sandbox for media tools: media is not looked into");
-                        MediaTools::Missing(
+                        let remedy = match self.enclosure {
+                            Enclosure::Bubblewrap(_) => {
+                                "Install bubblewrap, util-linux and ffmpeg, allow user namespaces, and"
+                            }
+                            Enclosure::Workers(_) => {
+                                "Install ffmpeg, start the unit mantel-media-worker.socket, and"
+                            }
+                        };
+                        MediaTools::Missing(format!(
                             "Media is not looked into on this gateway, because the sandbox for it could not be set \
-                             up. Titles are imported with what the device says, without thumbnails. Install \
-                             bubblewrap, util-linux and ffmpeg, allow user namespaces, and restart the gateway."
-                                .to_owned(),
-                        )
+                             up. Titles are imported with what the device says, without thumbnails. {remedy} \
+                             restart the gateway."
+                        ))
                     }
                 }
             })
@@ -386,31 +409,50 @@ impl Sandbox {
         output: Option<&File>,
     ) -> Result<Vec<u8>, Failure> {
         let limits = operation.limits();
-        let failed = |error: std::io::Error| (SandboxError::Refused, error.to_string());
-        let stdin = match input {
-            Some(memory) => Stdio::from(memory.file.try_clone().map_err(failed)?),
-            None => Stdio::null(),
+        let run = async {
+            match &self.enclosure {
+                Enclosure::Bubblewrap(program) => {
+                    bubblewrapped(program, operation, input, output).await
+                }
+                Enclosure::Workers(socket) => {
+                    let input = input.map(|memory| &*memory.file);
+                    workers::run(socket, operation, input, output, limits.output_bytes).await
+                }
+            }
         };
-        let stdout = match output {
-            Some(file) => Stdio::from(file.try_clone().map_err(failed)?),
-            None => Stdio::piped(),
-        };
-        let mut child = command(&self.program, operation)
-            .stdin(stdin)
-            .stdout(stdout)
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
-        let mut group = Group(child.id());
-        let collected =
-            tokio::time::timeout(limits.wall_time, collect(&mut child, limits.output_bytes)).await;
-        if child.id().is_none() {
-            // It has been waited for: its number may be another's by now.
-            group.0 = None;
-        }
-        collected.unwrap_or_else(|_| Err((SandboxError::Limit, "took too long".to_owned())))
+        let ended = tokio::time::timeout(limits.wall_time, run).await;
+        ended.unwrap_or_else(|_| Err((SandboxError::Limit, "took too long".to_owned())))
     }
+}
+
+async fn bubblewrapped(
+    program: &Path,
+    operation: Operation,
+    input: Option<&InMemory>,
+    output: Option<&File>,
+) -> Result<Vec<u8>, Failure> {
+    let stdin = match input {
+        Some(memory) => Stdio::from(memory.file.try_clone().map_err(refused)?),
+        None => Stdio::null(),
+    };
+    let stdout = match output {
+        Some(file) => Stdio::from(file.try_clone().map_err(refused)?),
+        None => Stdio::piped(),
+    };
+    let mut child = command(program, operation)
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(refused)?;
+    let mut group = Group(child.id());
+    let collected = collect(&mut child, operation.limits().output_bytes).await;
+    if child.id().is_none() {
+        // It has been waited for: its number may be another's by now.
+        group.0 = None;
+    }
+    collected
 }
 
 fn command(bubblewrap: &Path, operation: Operation) -> Command {
@@ -465,9 +507,13 @@ fn enclosed(bubblewrap: &Path, limits: &Limits, own: Option<&Path>) -> Command {
 }
 
 /// A decoder of sound: each file has a worker of its own, this program's `decode-audio` in the sandbox.
-pub(crate) fn decoder(bubblewrap: &Path, program: Option<PathBuf>) -> Decoder {
-    let bubblewrap = bubblewrap.to_owned();
+pub(crate) fn decoder(enclosure: &Enclosure, program: Option<PathBuf>) -> Decoder {
+    let enclosure = enclosure.clone();
     Decoder::new(move || {
+        let bubblewrap = match &enclosure {
+            Enclosure::Bubblewrap(program) => program,
+            Enclosure::Workers(socket) => return workers::decoder(socket),
+        };
         let program = match &program {
             Some(program) => program.clone(),
             None => std::env::current_exe()?,
@@ -477,7 +523,7 @@ pub(crate) fn decoder(bubblewrap: &Path, program: Option<PathBuf>) -> Decoder {
             orphan_seconds: DECODE_ORPHAN_SECONDS,
             ..Limits::USUAL
         };
-        let mut command = enclosed(&bubblewrap, &limits, Some(&program));
+        let mut command = enclosed(bubblewrap, &limits, Some(&program));
         let mut child = command
             .args(["--", OWN_PROGRAM, DECODE_COMMAND])
             .stdin(Stdio::piped())
@@ -513,36 +559,58 @@ impl Drop for Group {
     }
 }
 
-type Failure = (SandboxError, String);
+/// Why a run gave nothing, and what the tool complained of.
+pub(super) type Failure = (SandboxError, String);
+
+/// The run could not be made.
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn refused(error: std::io::Error) -> Failure {
+    (SandboxError::Refused, error.to_string())
+}
 
 async fn collect(child: &mut Child, output_bytes: u64) -> Result<Vec<u8>, Failure> {
-    let Some(stderr) = child.stderr.take() else {
-        return Err((SandboxError::Refused, "no pipes".to_owned()));
-    };
-    let stdout = child.stdout.take();
-    let printed = async {
-        match stdout {
-            Some(stdout) => bounded(stdout, output_bytes).await,
-            // It writes into a file.
-            None => Output {
-                kept: Vec::new(),
-                cut: false,
-            },
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let said = heard(stdout, stderr, output_bytes).await?;
+    let status = child.wait().await.map_err(refused)?;
+    said.judged(status.success(), status)
+}
+
+/// What a run printed and complained of.
+pub(super) struct Said {
+    output: Vec<u8>,
+    complaint: String,
+}
+
+impl Said {
+    /// `status` is for the log.
+    pub(super) fn judged(self, success: bool, status: impl Display) -> Result<Vec<u8>, Failure> {
+        if success {
+            return Ok(self.output);
         }
-    };
-    let (output, complaint) = tokio::join!(printed, bounded(stderr, MAX_COMPLAINT_BYTES));
-    let complaint = String::from_utf8_lossy(&complaint.kept).trim().to_owned();
+        Err((
+            SandboxError::Refused,
+            format!("{status}: {}", self.complaint),
+        ))
+    }
+}
+
+/// Reads what a run prints (nothing where it writes into a file) until it closes both streams.
+pub(super) async fn heard(
+    stdout: Option<impl AsyncRead + Unpin>,
+    stderr: Option<impl AsyncRead + Unpin>,
+    output_bytes: u64,
+) -> Result<Said, Failure> {
+    let (output, complaint) = tokio::join!(
+        bounded(stdout, output_bytes),
+        bounded(stderr, MAX_COMPLAINT_BYTES)
+    );
     if output.cut {
         return Err((SandboxError::Limit, "printed too much".to_owned()));
     }
-    let status = child
-        .wait()
-        .await
-        .map_err(|error| (SandboxError::Refused, error.to_string()))?;
-    if !status.success() {
-        return Err((SandboxError::Refused, format!("{status}: {complaint}")));
-    }
-    Ok(output.kept)
+    Ok(Said {
+        output: output.kept,
+        complaint: String::from_utf8_lossy(&complaint.kept).trim().to_owned(),
+    })
 }
 
 struct Output {
@@ -551,8 +619,11 @@ struct Output {
 }
 
 /// Reads to the end and keeps at most `limit` bytes.
-async fn bounded(stream: impl AsyncRead + Unpin, limit: u64) -> Output {
+async fn bounded(stream: Option<impl AsyncRead + Unpin>, limit: u64) -> Output {
     let mut kept = Vec::new();
+    let Some(stream) = stream else {
+        return Output { kept, cut: false };
+    };
     let mut stream = stream.take(limit + 1);
     let _ = stream.read_to_end(&mut kept).await;
     let cut = kept.len() as u64 > limit;
@@ -609,7 +680,7 @@ mod tests {
 
     #[tokio::test]
     async fn rubbish_is_refused_within_the_limits() {
-        let sandbox = Sandbox::new("bwrap".into());
+        let sandbox = Sandbox::new(Enclosure::Bubblewrap("bwrap".into()));
         let rubbish: Vec<u8> = (0..300_000u32)
             .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
             .collect();

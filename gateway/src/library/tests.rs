@@ -603,7 +603,7 @@ async fn a_full_disk_and_a_file_too_large_are_refused_in_words() {
 #[tokio::test]
 async fn without_a_sandbox_nothing_is_looked_into_and_the_page_can_say_so() {
     let options = LibraryOptions {
-        bubblewrap: "/nonexistent/bwrap".into(),
+        enclosure: Enclosure::Bubblewrap("/nonexistent/bwrap".into()),
         ..LibraryOptions::new(SigningKey::generate().device_id())
     };
     let home = Home::with(options).await;

@@ -29,7 +29,7 @@ pub const LOOK_AGAIN: Duration = Duration::from_mins(1);
 pub const LOOK_AGAIN_UNTOLD: Duration = Duration::from_secs(3);
 /// A look must end within this time; a device that hangs the kernel holds up only this.
 const LOOK_TIME: Duration = Duration::from_mins(1);
-/// Where the mount service puts media (`systemd/mantel-media-mount@.service`).
+/// Where the service manager mounts media (`systemd/99-mantel-media.rules`).
 pub const MEDIA_ROOT: &str = "/run/mantel/media";
 /// This process's mounts.
 const MOUNTS: &str = "/proc/self/mountinfo";

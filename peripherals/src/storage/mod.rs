@@ -1,5 +1,5 @@
 //! Memory on a cable as a source of media (F2): camera cards, music players and memory sticks that a system service
-//! has mounted read-only (`systemd/mantel-media-mount@.service`). This adapter mounts nothing and writes nothing.
+//! has mounted read-only (`systemd/99-mantel-media.rules`). This adapter mounts nothing and writes nothing.
 //!
 //! [`wire`] is pure: names, order, types. `session` reads the disk. Objects are named `volume/path`; the volume's id
 //! is that of its file system, so that two cards in one reader are never mixed up.

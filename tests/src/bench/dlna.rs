@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
 use mantel_gateway::app::SCHEMAS;
-use mantel_gateway::library::{ImportSource, Library, LibraryOptions};
+use mantel_gateway::library::{Enclosure, ImportSource, Library, LibraryOptions};
 use mantel_gateway::link::Identity;
 use mantel_runtime::clock::Clock;
 use mantel_runtime::db::Db;
@@ -439,7 +439,7 @@ async fn import(data: &Path, music: &Path, count: usize, bubblewrap: &str) -> Re
     let identity = Arc::new(Identity::load_or_create(data)?);
     let db = Db::open(&data.join("gateway.db"), SCHEMAS)?;
     let options = LibraryOptions {
-        bubblewrap: bubblewrap.into(),
+        enclosure: Enclosure::Bubblewrap(bubblewrap.into()),
         ..LibraryOptions::new(identity.device.device_id())
     };
     let library = Library::open(

@@ -29,6 +29,9 @@ TTYReset=yes
 Restart=always
 Environment=TERM=dumb PS1= HOME=/run SYSTEMD_PAGER=
 ";
+const NEVER: &str = "[Unit]
+ConditionPathExists=/nonexistent
+";
 const WANTED: &str = "[Unit]
 Wants=test-shell.service
 ";
@@ -46,12 +49,21 @@ impl Agent {
         Self { socket, number }
     }
 
-    /// QEMU's words for it.
-    pub(super) fn words(socket: &Path) -> Vec<String> {
+    /// QEMU's words for it, and for units that shall not start.
+    pub(super) fn words(socket: &Path, without: &[String]) -> Vec<String> {
         let credential = |name: &str, text: &str| {
             let text = BASE64.encode(text.as_bytes());
             format!("value=io.systemd.credential.binary:{name}={text}")
         };
+        let mut credentials = vec![
+            credential("systemd.extra-unit.test-shell.service", UNIT),
+            credential("systemd.unit-dropin.multi-user.target", WANTED),
+        ];
+        credentials.extend(
+            without
+                .iter()
+                .map(|unit| credential(&format!("systemd.unit-dropin.{unit}"), NEVER)),
+        );
         let socket = socket.display();
         vec![
             "-chardev".to_owned(),
@@ -59,11 +71,7 @@ impl Agent {
             "-serial".to_owned(),
             "chardev:shell".to_owned(),
             "-smbios".to_owned(),
-            format!(
-                "type=11,{},{}",
-                credential("systemd.extra-unit.test-shell.service", UNIT),
-                credential("systemd.unit-dropin.multi-user.target", WANTED)
-            ),
+            format!("type=11,{}", credentials.join(",")),
         ]
     }
 

@@ -1,8 +1,8 @@
 //! The appliance as a machine: its kernel and root file system started by QEMU, with devices on its buses.
 //!
-//! The guest stands at a [`Place`] like a program: its ports 8080 and 8445 answer at the place's address, and what it
-//! opens goes out from there (QEMU's user network). It has no LAN of its own, so what it finds is on its own buses:
-//! USB, sound, video. There is no KVM to rely on: TCG emulates the processor, and a boot takes a minute or two.
+//! The guest takes the place of a home's gateway: it has its address and its cable, sees the other devices of the home's
+//! network, and reaches the server through the home's router. There is no KVM to rely on: TCG emulates the processor, and
+//! a boot takes a minute or two.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::agent::Agent;
-use super::net::Place;
+use super::lan::Lan;
+use super::net::Home;
 use super::process::Proc;
 use super::wait::until;
 
@@ -23,6 +24,8 @@ use super::wait::until;
 const MEMORY_MIB: u32 = 2048;
 /// How long a boot may take, emulated, while the host does other things too.
 const BOOT: Duration = Duration::from_mins(10);
+/// How long a short script inside may take.
+const COMMAND: Duration = Duration::from_mins(2);
 /// How long QEMU may take to answer a command.
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long a snapshot with the memory may take.
@@ -47,6 +50,7 @@ pub struct GuestBuilder {
     start: Start,
     arguments: Vec<OsString>,
     kernel: Vec<String>,
+    without: Vec<String>,
 }
 
 impl GuestBuilder {
@@ -56,6 +60,7 @@ impl GuestBuilder {
             start: Start::Kernel(image.to_owned()),
             arguments: Vec::new(),
             kernel: Vec::new(),
+            without: Vec::new(),
         }
     }
 
@@ -65,6 +70,7 @@ impl GuestBuilder {
             start: Start::Disk(file.to_owned(), None),
             arguments: Vec::new(),
             kernel: Vec::new(),
+            without: Vec::new(),
         }
     }
 
@@ -91,18 +97,40 @@ impl GuestBuilder {
         self
     }
 
-    /// Starts it at `place`; its console and sockets go to `folder`.
-    pub async fn start(self, place: &Place, folder: &Path) -> Result<Guest> {
+    /// Leaves out a unit.
+    #[must_use]
+    pub fn without(mut self, unit: &str) -> Self {
+        self.without.push(unit.to_owned());
+        self
+    }
+
+    /// Starts it as the gateway of `home`; its console and sockets go to `folder`.
+    pub async fn start(self, home: &Home, folder: &Path) -> Result<Guest> {
+        let place = home.gateway();
         let console = folder.join(format!("{}-console.log", place.name()));
         let qmp = folder.join(format!("{}-qmp", place.name()));
         std::fs::write(&console, "").context("making the console's file")?;
-        let address = place.addr();
+        let lan = Lan::plug(home, folder).await?;
         let agent = folder.join(format!("{}-agent", place.name()));
         let keys = folder.join(format!("{}-keys", place.name()));
         let proc = place
             .run("qemu-system-x86_64")
-            .args(["-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max", "-smp", "2"])
-            .args(["-m", &MEMORY_MIB.to_string(), "-nodefaults", "-no-user-config"])
+            .args([
+                "-accel",
+                "tcg,thread=multi",
+                "-M",
+                "q35",
+                "-cpu",
+                "max",
+                "-smp",
+                "2",
+            ])
+            .args([
+                "-m",
+                &MEMORY_MIB.to_string(),
+                "-nodefaults",
+                "-no-user-config",
+            ])
             .args(["-display", "none"])
             .arg("-chardev")
             .arg(format!(
@@ -111,14 +139,11 @@ impl GuestBuilder {
                 console.display()
             ))
             .args(["-serial", "chardev:console"])
-            .args(Agent::words(&agent))
+            .args(Agent::words(&agent, &self.without))
             .args(self.beginning()?)
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", qmp.display()))
-            .arg("-nic")
-            .arg(format!(
-                "user,model=virtio-net-pci,hostfwd=tcp:{address}:8080-:8080,hostfwd=tcp:{address}:8445-:8445"
-            ))
+            .args(Lan::words())
             .args(&self.arguments)
             .log(folder.join(format!("{}-qemu.log", place.name())))
             .spawn()
@@ -129,6 +154,7 @@ impl GuestBuilder {
             keys,
             qmp,
             agent: Agent::new(agent),
+            _lan: lan,
         })
     }
 
@@ -187,6 +213,7 @@ pub struct Guest {
     keys: PathBuf,
     qmp: PathBuf,
     agent: Agent,
+    _lan: Lan,
 }
 
 impl Guest {
@@ -214,6 +241,11 @@ impl Guest {
         let (status, said) = self.agent.run(script, deadline).await?;
         ensure!(status == 0, "\"{script}\" ended with {status}: {said}");
         Ok(said)
+    }
+
+    /// [`Guest::run`] for what takes two minutes at most.
+    pub async fn shell(&self, script: &str) -> Result<String> {
+        self.run(script, COMMAND).await
     }
 
     /// Keeps the whole machine, memory included, as a snapshot in its disk.

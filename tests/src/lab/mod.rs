@@ -21,6 +21,7 @@ mod cpu;
 mod guard;
 mod guest;
 mod http;
+mod lan;
 mod net;
 mod peers;
 mod peers_camera;

@@ -6,9 +6,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use mantel_tests::actors::Household;
 use mantel_tests::actors::status::{Device, Playing};
-use mantel_tests::lab::{Guest, GuestBuilder, Net};
+use mantel_tests::actors::{Household, Site, SiteBuilder};
+use mantel_tests::lab::{Guest, GuestBuilder, Mode, Net, program};
 use mantel_tests::media;
 
 use super::tones;
@@ -33,8 +33,9 @@ pub struct Bench {
     pub home: Household,
     pub guest: Guest,
     pub photos: Vec<PathBuf>,
+    /// The server, and two other homes whose gateways run beside the guest.
+    pub site: Site,
     wavs: Wavs,
-    net: Net,
 }
 
 /// What QEMU writes while loudspeakers play; whole when QEMU has ended.
@@ -47,7 +48,11 @@ pub struct Wavs {
 impl Bench {
     /// Boots, and moves in.
     pub async fn start() -> Result<Self> {
-        let net = Net::builder().home("h", &[]).up()?;
+        let net = Net::two_homes().home("h", &["pc"]);
+        let site = SiteBuilder::on(net.mode(Mode::Namespaces).up()?)
+            .up()
+            .await?;
+        let net = &site.net;
         let folder = net.folder().to_owned();
         let photos = media::photos()?;
         let phone = folder.join("phone");
@@ -56,6 +61,7 @@ impl Bench {
         let (fast, slow) = sticks(&folder, &photos)?;
         let disc = folder.join("disc.img");
         std::fs::File::create(&disc)?.set_len(4 << 20)?;
+        let server = server_disk(&folder)?;
         let wavs = Wavs {
             card: folder.join("card.wav"),
             usb: folder.join("usb.wav"),
@@ -76,6 +82,10 @@ impl Bench {
                 ),
             ])
             .device(&["-device", "ide-cd,drive=disc"])
+            .device(&[
+                "-drive",
+                &format!("if=virtio,format=raw,readonly=on,file={}", server.display()),
+            ])
             .device(&["-device", "qemu-xhci,id=usb"])
             .device(&[
                 "-device",
@@ -94,7 +104,7 @@ impl Bench {
                     slow.display()
                 ),
             ])
-            .start(net.home("h")?.gateway(), &folder)
+            .start(net.home("h")?, &folder)
             .await?;
         guest.wait_up().await?;
         println!("boot: {:.1} s", begun.elapsed().as_secs_f64());
@@ -103,15 +113,15 @@ impl Bench {
             home,
             guest,
             photos,
+            site,
             wavs,
-            net,
         })
     }
 
     /// Ends QEMU, which completes the headers of its WAV files.
-    pub async fn end(self) -> Result<(Wavs, Net)> {
+    pub async fn end(self) -> Result<(Wavs, Site)> {
         self.guest.quit().await?;
-        Ok((self.wavs, self.net))
+        Ok((self.wavs, self.site))
     }
 
     /// What the gateway logged, for an error.
@@ -195,6 +205,32 @@ fn image() -> PathBuf {
         Some(debug.parent()?.to_owned())
     });
     target.unwrap_or_default().join("image")
+}
+
+/// A disk with the server's program, which is no part of the appliance, for its unit to be tried.
+fn server_disk(folder: &Path) -> Result<PathBuf> {
+    let (tray, disk) = (
+        folder.join("server-program"),
+        folder.join("server.squashfs"),
+    );
+    std::fs::create_dir_all(&tray)?;
+    let path = |file: &Path| file.to_str().map(str::to_owned).context("a readable path");
+    let (from, to) = (program("mantel-server")?, tray.join("mantel-server"));
+    run("strip", &["-o", &path(&to)?, &path(&from)?])?;
+    let (tray, file) = (path(&tray)?, path(&disk)?);
+    run(
+        "mksquashfs",
+        &[
+            &tray,
+            &file,
+            "-quiet",
+            "-no-progress",
+            "-comp",
+            "lz4",
+            "-noappend",
+        ],
+    )?;
+    Ok(disk)
 }
 
 fn wav(id: &str, file: &Path) -> String {

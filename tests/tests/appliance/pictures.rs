@@ -43,8 +43,8 @@ pub async fn found(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// A picture is taken on the camera's page, and is what the camera shows.
-pub async fn camera(bench: &Bench) -> Result<()> {
+/// A picture is taken on the camera's page, and is what the camera shows; returns the title.
+pub async fn camera(bench: &Bench) -> Result<String> {
     let home = &bench.home;
     let camera = bench
         .device("the camera", |d| d.id.starts_with("v4l2:"))
@@ -81,7 +81,7 @@ pub async fn camera(bench: &Bench) -> Result<()> {
         camera.name,
         picture.len()
     );
-    Ok(())
+    Ok(title)
 }
 
 fn size_of(file: &str) -> Result<(u32, u32)> {

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result};
 use super::super::guard::Claim;
 use super::{Home, Mode, Net, Place, ip};
 
+/// The last number of a router's address in its home.
+pub(super) const ROUTER_HOST: u8 = 1;
 /// The last number of a gateway's address in its home.
 const GATEWAY_HOST: u8 = 2;
 /// The last number of the address of a home's first device.
@@ -81,7 +83,7 @@ pub(super) fn namespaces(
             &lan.space,
             "addr",
             "add",
-            &format!("{}/24", lan.host(1)),
+            &format!("{}/24", lan.host(ROUTER_HOST)),
             "dev",
             "br0",
         ])?;
@@ -143,7 +145,7 @@ pub(super) fn namespaces(
                 "add",
                 "default",
                 "via",
-                &lan.host(1).to_string(),
+                &lan.host(ROUTER_HOST).to_string(),
             ])?;
             Ok(place)
         };

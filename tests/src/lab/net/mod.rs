@@ -114,6 +114,25 @@ impl Home {
         &self.gateway
     }
 
+    /// Its router, where the bridge of its network is.
+    pub fn router(&self) -> Result<Place> {
+        let Some(netns) = &self.router else {
+            bail!(
+                "home {} has a router only where places are namespaces",
+                self.name
+            );
+        };
+        let [a, b, c, _] = self.gateway.addr.octets();
+        Ok(Place {
+            name: format!("{}-router", self.name),
+            netns: Some(netns.clone()),
+            interface: "br0".to_owned(),
+            addr: Ipv4Addr::new(a, b, c, build::ROUTER_HOST),
+            lab_addr: self.gateway.lab_addr,
+            port: None,
+        })
+    }
+
     /// One of its devices, by the name it was given.
     pub fn device(&self, name: &str) -> Result<&Place> {
         let full = format!("{}-{name}", self.name);
@@ -353,7 +372,7 @@ fn set_port(place: &Place, state: &str) -> Result<()> {
     ip(&["-n", space, "link", "set", port, state])
 }
 
-fn ip(args: &[&str]) -> Result<()> {
+pub(super) fn ip(args: &[&str]) -> Result<()> {
     run("ip", args)
 }
 

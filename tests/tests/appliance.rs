@@ -58,6 +58,7 @@ async fn all(bench: &Bench) -> Result<()> {
     timed("line-in", sounds::line_in(bench, &tone)).await?;
     timed("USB loudspeaker", sounds::pulled_out(bench, &tone)).await?;
     timed("stick pulled out", pictures::pulled_out(bench)).await?;
+    timed("safe to remove", pictures::let_go(bench)).await?;
     timed("after all that", sounds::still_plays(bench))
         .await
         .context("after devices were pulled out")?;

@@ -349,6 +349,12 @@ impl Household {
             .map(drop)
     }
 
+    /// Presses "Safe to remove" on a device's page.
+    pub async fn eject(&self, device: &Device) -> Result<()> {
+        let path = format!("/devices/{}/eject", percent(&device.id));
+        self.done(&path, &[]).await.map(drop)
+    }
+
     /// Takes a picture with a camera and returns its title's id. A 4K camera on an emulated machine takes its time.
     pub async fn take_picture(&self, device: &Device) -> Result<String> {
         let path = format!("/devices/{}/picture", percent(&device.id));

@@ -135,6 +135,31 @@ pub async fn stick(bench: &Bench) -> Result<Title> {
     tone.with_context(|| format!("no music among what was imported: {TONE_FILE}"))
 }
 
+/// A stick is let go when the household asks, and is no longer mounted.
+pub async fn let_go(bench: &Bench) -> Result<()> {
+    let stick = bench
+        .device("the memory stick", |d| d.id.contains(SERIAL))
+        .await?;
+    let mounts = "ls /run/mantel/media | wc -l; grep -c ' /run/mantel/media/' /proc/mounts || true";
+    let before = bench.guest.shell(mounts).await?;
+    bench.home.eject(&stick).await?;
+    bench
+        .home
+        .wait("the stick to be let go", STEP, |status| {
+            let mounted =
+                |d: &Device| d.id == stick.id && d.capabilities.iter().any(|c| c == "fetch_asset");
+            (!status.devices.iter().any(mounted)).then_some(())
+        })
+        .await?;
+    let after = bench.guest.shell(mounts).await?;
+    println!("    mounted before: {before:?}, after: {after:?}");
+    ensure!(
+        after.ends_with('0') && !before.ends_with('0'),
+        "it is still mounted"
+    );
+    Ok(())
+}
+
 /// Imports everything on a device; the titles that came.
 async fn import(bench: &Bench, device: &Device, count: usize) -> Result<Vec<Title>> {
     let before = bench.home.status().await?.titles;

@@ -1,0 +1,2 @@
+# Chooses the slot.
+FILESEXTRAPATHS:prepend:mantel := "${THISDIR}/files:"

@@ -1,0 +1,2 @@
+# The library alone: its program would want ffmpeg, which wants it.
+PACKAGECONFIG:mantel = ""

@@ -54,6 +54,13 @@ fn flipped_bits_in_the_root_are_noticed() -> Result<()> {
     Ok(())
 }
 
+/// Files with keys that are published with their sources: what GnuTLS tries itself with.
+const PUBLISHED: [&str; 1] = ["libgnutls.so."];
+
+fn is(entry: &std::fs::DirEntry, name: &str) -> bool {
+    entry.file_name().to_string_lossy().starts_with(name)
+}
+
 /// Nothing that only one box or only the builder may know is in what all boxes get.
 #[test]
 fn no_secret_is_in_the_image() -> Result<()> {
@@ -87,7 +94,7 @@ fn no_secret_is_in_the_image() -> Result<()> {
             let kind = entry.file_type()?;
             if kind.is_dir() {
                 folders.push(entry.path());
-            } else if kind.is_file() {
+            } else if kind.is_file() && !PUBLISHED.iter().any(|name| is(&entry, name)) {
                 files += 1;
                 let bytes = std::fs::read(entry.path())?;
                 // A key's text begins a line and goes on in the next; programs that read keys know its head only.

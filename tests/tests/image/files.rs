@@ -192,6 +192,9 @@ fn mutated_bundles_are_refused() -> Result<()> {
         spoil(&mut bundle, &mut random);
         if bundle != signed && accepts(&bundle)? {
             accepted += 1;
+            let other = |at: &usize| bundle[*at] != signed[*at];
+            let places: Vec<_> = (0..signed.len()).filter(other).collect();
+            println!("accepted: bytes {places:?} of {}", signed.len());
         }
     }
     ensure!(accepted == 0, "{accepted} of {count} were accepted");

@@ -1,4 +1,5 @@
-//! The titles: all of them, those that fit a filter, and those of a page; pages read what they show, not all of the library (F26).
+//! The titles: all of them, those that fit a filter, and those of a page; pages read what they show, not all of the
+//! library (F26).
 
 use super::{ImportProgress, Library, LibraryError, Origin, Title, TitleState, store};
 use mantel_protocol::ids::TitleId;
@@ -69,7 +70,7 @@ impl Library {
         let read = move |db: &Connection| {
             let mut matches = Matches::default();
             for title in importing {
-                if store::title(db, title.id)?.is_none() {
+                if !store::is_there(db, title.id)? {
                     let found = Found {
                         id: title.id,
                         kind: title.kind,

@@ -177,6 +177,12 @@ pub(super) fn totals(db: &Connection) -> Sql<(u64, u64)> {
     })
 }
 
+/// Whether a title is stored.
+pub(super) fn is_there(db: &Connection, id: TitleId) -> Sql<bool> {
+    let mut query = db.prepare_cached("SELECT 1 FROM titles WHERE id = $1")?;
+    query.exists([id.to_string()])
+}
+
 /// One title.
 pub(super) fn title(db: &Connection, id: TitleId) -> Sql<Option<Title>> {
     let mut query = db.prepare_cached("SELECT * FROM titles WHERE id = $1")?;

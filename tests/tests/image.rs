@@ -36,7 +36,16 @@ const START: Duration = Duration::from_mins(25);
 const INSTALL: Duration = Duration::from_mins(15);
 /// The disk of a box: the image, slot B and the data.
 const DISK: &str = "6G";
+/// Puts the disc with bundles in.
+const PUT_IN: &str = "mkdir -p /run/disc; mountpoint -q /run/disc || \
+                      mount -t squashfs -o ro $(blkid -t TYPE=squashfs -o device /dev/vd[b-z]) /run/disc";
+/// What the gateway and the whole machine take.
+const MEMORY: &str = "awk '/^VmRSS/ { print \"gateway: \" $2 / 1024 \" MiB resident\" }' \
+                      /proc/$(pidof mantel-gateway)/status 2>/dev/null
+awk '/^MemTotal/ { t = $2 } /^MemAvailable/ { a = $2 } END { print \"machine: \" (t - a) / 1024 \" MiB used\" }' \
+                      /proc/meminfo";
 const PASSWORD: &str = "a password for the box";
+
 /// A new box: an empty disk on which the image was written.
 fn new_disk(folder: &Path) -> Result<PathBuf> {
     let disk = folder.join("disk.qcow2");
@@ -163,8 +172,7 @@ impl Appliance {
     /// Puts a bundle where the gateway leaves it.
     async fn hand_over(&self, name: &str) -> Result<()> {
         let script = format!(
-            "set -e; mkdir -p /run/disc; mountpoint -q /run/disc || \
-             mount -t squashfs -o ro $(blkid -t TYPE=squashfs -o device /dev/vd[b-z]) /run/disc\n\
+            "set -e; {PUT_IN}\n\
              d=/var/lib/mantel-gateway/update; install -d -o mantel -g mantel -m 700 $d\n\
              cp /run/disc/{name}.raucb $d/bundle.raucb; chown mantel: $d/bundle.raucb; sync"
         );
@@ -301,13 +309,14 @@ async fn beside_bare_debian() -> Result<()> {
         let machine = Appliance {
             guest: builder.start(home, &folder).await?,
         };
-        let script = "until [ $(systemctl is-system-running) != starting ]; do sleep 1; done; sleep 60
+        let script = format!(
+            "until [ $(systemctl is-system-running) != starting ]; do sleep 1; done; sleep 60
             systemd-analyze | head -n 1
             from=$(systemctl show -P UserspaceTimestampMonotonic); to=$(systemctl show -P ActiveEnterTimestampMonotonic mantel-gateway)
             echo \"gateway ready $(((to - from) / 1000)) ms after the start of userspace\"
-            awk '/^VmRSS/ { print \"gateway: \" $2 / 1024 \" MiB resident\" }' /proc/$(pidof mantel-gateway)/status 2>/dev/null
-            awk '/^MemTotal/ { t = $2 } /^MemAvailable/ { a = $2 } END { print \"machine: \" (t - a) / 1024 \" MiB used\" }' /proc/meminfo";
-        let said = machine.guest.run(script, START).await?;
+            {MEMORY}"
+        );
+        let said = machine.guest.run(&script, START).await?;
         println!("{what}:\n{said}");
         machine.guest.power_off().await?;
     }
@@ -316,11 +325,11 @@ async fn beside_bare_debian() -> Result<()> {
 
 /// Times and memory, printed.
 async fn figures(machine: &Appliance) -> Result<()> {
-    let script = "systemd-analyze | head -n 1; systemctl list-units --state=failed --plain --no-legend
-        awk '/^VmRSS/ { print \"gateway: \" $2 / 1024 \" MiB resident\" }' /proc/$(pidof mantel-gateway)/status
-        awk '/^MemTotal/ { t = $2 } /^MemAvailable/ { a = $2 } END { print \"machine: \" (t - a) / 1024 \" MiB used\" }' /proc/meminfo
-        systemd-analyze critical-chain --no-pager mantel-gateway.service | sed -n '5,12p'";
-    println!("{}", machine.sh(script).await?);
+    let script = format!(
+        "systemd-analyze | head -n 1; {MEMORY}
+         systemd-analyze critical-chain --no-pager mantel-gateway.service | sed -n '5,12p'"
+    );
+    println!("{}", machine.sh(&script).await?);
     let failed = machine
         .sh("systemctl list-units --state=failed --plain --no-legend")
         .await?;
@@ -358,9 +367,8 @@ async fn console(machine: &Appliance) -> Result<()> {
 
 /// Bundles that are too old, or not what was signed.
 async fn refused(machine: &Appliance) -> Result<()> {
-    let list = "mkdir -p /run/disc; mountpoint -q /run/disc || mount -t squashfs -o ro \
-                $(blkid -t TYPE=squashfs -o device /dev/vd[b-z]) /run/disc; cd /run/disc; ls spoilt-*";
-    let spoilt = machine.sh(list).await?;
+    let list = format!("{PUT_IN}; cd /run/disc; ls spoilt-*");
+    let spoilt = machine.sh(&list).await?;
     let mut names: Vec<String> = vec![OLD.to_owned()];
     names.extend(
         spoilt

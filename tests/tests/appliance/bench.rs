@@ -214,7 +214,6 @@ fn server_disk(folder: &Path) -> Result<PathBuf> {
         folder.join("server.squashfs"),
     );
     std::fs::create_dir_all(&tray)?;
-    let path = |file: &Path| file.to_str().map(str::to_owned).context("a readable path");
     let (from, to) = (program("mantel-server")?, tray.join("mantel-server"));
     run("strip", &["-o", &path(&to)?, &path(&from)?])?;
     let (tray, file) = (path(&tray)?, path(&disk)?);
@@ -233,6 +232,10 @@ fn server_disk(folder: &Path) -> Result<PathBuf> {
     Ok(disk)
 }
 
+fn path(file: &Path) -> Result<String> {
+    file.to_str().map(str::to_owned).context("a readable path")
+}
+
 fn wav(id: &str, file: &Path) -> String {
     format!("wav,id={id},path={},out.frequency=44100", file.display())
 }
@@ -241,7 +244,6 @@ fn wav(id: &str, file: &Path) -> String {
 fn sticks(folder: &Path, photos: &[PathBuf]) -> Result<(PathBuf, PathBuf)> {
     let (wav, tone) = (folder.join("tone.wav"), folder.join(TONE_FILE));
     std::fs::write(&wav, tones::tone_wav(TONE, SECONDS))?;
-    let path = |file: &Path| file.to_str().map(str::to_owned).context("a readable path");
     run("flac", &["--silent", "-o", &path(&tone)?, &path(&wav)?])?;
     let film = folder.join("film.mp4");
     media::long_clip(30 << 20, &film)?;

@@ -16,6 +16,7 @@ use crate::media_server::{self, MediaServer};
 use crate::playback::Playback;
 use crate::recording::Recordings;
 use crate::rights::{self, Rights, RightsError};
+use crate::updates::{self, Updates};
 use crate::uploads::{self, Uploads, UploadsError};
 use crate::web::{self, WebState};
 use mantel_runtime::clock::Clock;
@@ -46,6 +47,7 @@ pub const SCHEMAS: &[Schema] = &[
     media_server::SCHEMA,
     uploads::SCHEMA,
     home_assistant::SCHEMA,
+    updates::SCHEMA,
     web::SCHEMA,
 ];
 
@@ -293,6 +295,23 @@ async fn start_parts(
         tasks,
     )
     .await?;
+    let updates = Updates::start(
+        &config.system,
+        &config.data_dir,
+        updates::Parts {
+            db: db.clone(),
+            clock: clock.clone(),
+            link: link.clone(),
+            library: library.clone(),
+            devices: devices.clone(),
+            cameras: cameras.clone(),
+            recordings: recordings.clone(),
+            playback: playback.clone(),
+            exchange: exchange.clone(),
+        },
+        tasks,
+    )
+    .await?;
     let state = WebState {
         started: clock.now(),
         clock: clock.clone(),
@@ -311,6 +330,7 @@ async fn start_parts(
         media_server: media_server.clone(),
         uploads: uploads.clone(),
         home_assistant,
+        updates,
     };
     let router = web::router(state.clone())
         .merge(playback.router())

@@ -3,6 +3,7 @@
 use crate::devices::DevicesConfig;
 use crate::media_server::MediaServerConfig;
 use crate::recording::RecordingConfig;
+use crate::updates::SystemConfig;
 use crate::uploads::UploadsConfig;
 use serde::Deserialize;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -35,6 +36,8 @@ pub struct Config {
     pub media_server: MediaServerConfig,
     /// Devices that send by themselves.
     pub uploads: UploadsConfig,
+    /// The appliance's system.
+    pub system: SystemConfig,
 }
 
 impl Default for Config {
@@ -49,6 +52,7 @@ impl Default for Config {
             recording: RecordingConfig::default(),
             media_server: MediaServerConfig::default(),
             uploads: UploadsConfig::default(),
+            system: SystemConfig::default(),
         }
     }
 }
@@ -152,6 +156,7 @@ mod tests {
             "[recording]",
             "[media_server]",
             "[uploads]",
+            "[system]",
         ] {
             assert!(text.contains(key), "{key} is not in gateway.toml");
         }

@@ -14,5 +14,6 @@ pub mod media_server;
 pub mod playback;
 pub mod recording;
 pub mod rights;
+pub mod updates;
 pub mod uploads;
 pub mod web;

@@ -26,8 +26,11 @@
 //! | `GET /v1/deliveries` | → [`SendTask`] list | sender |
 //! | `POST /v1/receipts` | [`ReceiptRequest`] → [`OrderEntry`] (settled, with pass) | receiver |
 //! | `POST /v1/licenses` | [`LicenseRequest`] → [`LicenseAnswer`] | the pass's device, at the vault |
+//! | `POST /v1/updates` | [`UpdateQuestion`] → [`UpdateAnswer`] | an appliance's gateway |
+//! | `GET /v1/updates/{version}/bundle?start=&count=` | → so many bytes of the bundle | a home that the version is for |
+//! | `POST /v1/updates/{version}/outcome` | [`UpdateOutcome`] → 204 | an appliance's gateway |
 
-use crate::blob::ChunkRange;
+use crate::blob::{BlobError, BlobId, ChunkRange, HashList};
 use crate::envelope::Envelope;
 use crate::ids::{CustomerId, DeliveryId, HomeId, OrderId, TitleId};
 use crate::key::{DeviceId, SealKey, ServerKey};
@@ -36,6 +39,7 @@ use crate::manifest::{Manifest, MediaKind};
 use crate::money::Money;
 use crate::receipt::Path;
 use crate::restriction::Initiative;
+use crate::update::{MAX_BUNDLE_BYTES, Outcome, Version};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -498,6 +502,69 @@ pub struct BillLine {
     pub receipts: Vec<String>,
 }
 
+/// Is there something newer?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UpdateQuestion {
+    /// What the appliance runs.
+    pub running: Version,
+}
+
+/// What there is for a home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UpdateAnswer {
+    /// `None`: nothing newer.
+    pub offer: Option<UpdateOffer>,
+}
+
+/// A newer version for a home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UpdateOffer {
+    /// Which.
+    pub version: Version,
+    /// The bundle's size.
+    pub size_bytes: u64,
+    /// The BLAKE3 hash of the bundle.
+    pub bundle: BlobId,
+    /// The hash of each of its chunks ([`HashList`]), 64 hex digits each, one after the other.
+    pub chunks: String,
+}
+
+impl UpdateOffer {
+    /// An offer of the bundle with these hashes.
+    pub fn new(version: Version, hashes: &HashList) -> Self {
+        Self {
+            version,
+            size_bytes: hashes.size(),
+            bundle: hashes.id(),
+            chunks: data_encoding::HEXLOWER.encode(hashes.hashes().as_flattened()),
+        }
+    }
+
+    /// The bundle's chunk hashes, if they are those of the bundle and it is no larger than a bundle may be.
+    pub fn hashes(&self) -> Result<HashList, BlobError> {
+        if self.size_bytes > MAX_BUNDLE_BYTES {
+            return Err(BlobError::Size);
+        }
+        let bytes = data_encoding::HEXLOWER
+            .decode(self.chunks.as_bytes())
+            .map_err(|_| BlobError::WrongHashList)?;
+        let (hashes, rest) = bytes.as_chunks::<32>();
+        if !rest.is_empty() {
+            return Err(BlobError::WrongHashList);
+        }
+        HashList::verified(self.bundle, self.size_bytes, hashes.to_vec())
+    }
+}
+
+/// What came of an update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UpdateOutcome {
+    /// Whether it runs.
+    pub outcome: Outcome,
+    /// Why not, for a person; may be empty.
+    pub words: String,
+}
+
 /// Reads a manifest out of a [`TitleEntry`], checking its signature and its limits.
 pub fn open_manifest(
     token: &str,
@@ -508,4 +575,37 @@ pub fn open_manifest(
         return Err(crate::token::TokenError::Claims);
     }
     Ok(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::{BlobHasher, CHUNK_BYTES};
+
+    #[test]
+    fn an_offer_carries_its_hashes_and_no_others() {
+        let mut hasher = BlobHasher::new();
+        hasher.update(&vec![7; CHUNK_BYTES as usize + 5]);
+        let hashes = hasher.finish().expect("not empty");
+        let version: Version = "1.2.3".parse().expect("a version");
+        let offer = UpdateOffer::new(version, &hashes);
+        assert_eq!(offer.hashes(), Ok(hashes));
+        for chunks in [
+            "",
+            "xx",
+            &offer.chunks[2..],
+            &offer.chunks.replace('a', "b"),
+        ] {
+            let other = UpdateOffer {
+                chunks: chunks.to_owned(),
+                ..offer.clone()
+            };
+            assert_eq!(other.hashes(), Err(BlobError::WrongHashList), "{chunks}");
+        }
+        let large = UpdateOffer {
+            size_bytes: MAX_BUNDLE_BYTES + 1,
+            ..offer
+        };
+        assert_eq!(large.hashes(), Err(BlobError::Size));
+    }
 }

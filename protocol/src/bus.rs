@@ -49,6 +49,8 @@ pub enum Command {
     Restrictions,
     /// The catalog changed.
     Catalog,
+    /// What is on offer for the appliance changed.
+    Updates,
 }
 
 /// What a gateway reports.

@@ -12,6 +12,7 @@
 //! - [`token`]: PASETO v4.public; [`grant`], [`receipt`], [`license`]: what is signed (F25, F61, F67).
 //! - [`api`]: requests and answers of the HTTPS API. [`bus`]: MQTT topics and payloads.
 //! - [`chunk`]: the exchange between two gateways. [`relay`]: admission to the relay (F8). [`words`]: sizes for people.
+//! - [`update`]: versions of the appliance and what came of an update.
 
 pub mod api;
 pub mod blob;
@@ -29,4 +30,5 @@ pub mod relay;
 pub mod restriction;
 pub mod seal;
 pub mod token;
+pub mod update;
 pub mod words;

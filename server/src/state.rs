@@ -21,6 +21,7 @@ use crate::orders::progress::Progress;
 use crate::orders::steps::{Desk, Scene};
 use crate::orders::{self, Orders};
 use crate::passes;
+use crate::releases::{self, Releases};
 use crate::restrictions::{self, Restrictions};
 use crate::vault::{self, Vault};
 use mantel_protocol::api::{HomeEntry, PublishRequest, TitleEntry};
@@ -44,6 +45,7 @@ pub const SCHEMAS: &[Schema] = &[
     orders::store::SCHEMA,
     passes::SCHEMA,
     vault::SCHEMA,
+    releases::store::SCHEMA,
 ];
 
 /// The longest random word with which a gateway asks for the time, characters.
@@ -72,6 +74,8 @@ pub struct Core {
     pub grants: Grants,
     /// The content keys.
     pub vault: Vault,
+    /// Versions of the appliance.
+    pub releases: Releases,
     /// Who this server is.
     pub server: Server,
     db: Db,
@@ -124,6 +128,8 @@ impl Core {
         let titles = Titles::new(d, c, n, currency);
         let (d, c, n) = base();
         let ledger = Ledger::new(d, c, n, currency);
+        let (d, c, n) = base();
+        let releases = Releases::open(&config.data_dir, d, c, n).await?;
         ledger.check_currency().await?;
         orders.resume().await?;
         let core = Self {
@@ -137,6 +143,7 @@ impl Core {
             orders,
             grants,
             vault: Vault::new(db.clone(), clock.clone(), Arc::clone(&identity)),
+            releases,
             server: Server::new(identity, config.clone()),
             db,
             clock,

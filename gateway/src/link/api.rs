@@ -12,11 +12,12 @@ use mantel_protocol::api::{
     AccountAnswer, EnrolRequest, Enrolled, GrantAnswer, GrantRequest, HomeEntry, LicenseAnswer,
     LicenseRequest, OrderEntry, OrderRequest, PresenceAnswer, PresenceReport, Problem, ProblemCode,
     ProblemReport, PublishRequest, ReceiptRequest, RestrictionsAnswer, SendTask, ServerCard,
-    TimeAnswer, TitleEntry,
+    TimeAnswer, TitleEntry, UpdateAnswer, UpdateOutcome, UpdateQuestion,
 };
 use mantel_protocol::ids::{DeliveryId, OrderId, TitleId};
 use mantel_protocol::key::ServerKey;
 use mantel_protocol::token::{DeviceLogin, TokenError};
+use mantel_protocol::update::Version;
 use mantel_runtime::clock::Clock;
 use mantel_runtime::tls::{Pin, pinned_client};
 use reqwest::{Method, StatusCode};
@@ -29,12 +30,16 @@ use std::time::Duration;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long a request may take, answer included.
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
+/// The same for a piece of an update: 1 MiB also comes over a slow line.
+const PIECE_LIMIT: Duration = Duration::from_mins(5);
 /// How often a call that may be repeated is made.
 const TRIES: u32 = 3;
 /// The wait before the second try; the third waits twice as long. Each is jittered to between half and whole.
 const RETRY_BASE: Duration = Duration::from_millis(300);
 /// The largest answer read, bytes: a catalog with posters.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// The largest refusal read where few bytes are expected.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// Why a call failed; Display is for a person.
 #[derive(Debug, thiserror::Error)]
@@ -183,12 +188,20 @@ impl ServerClient {
                 .header("content-type", "application/json")
                 .body(body.to_vec());
         }
+        self.answer(request, MAX_ANSWER_BYTES).await
+    }
+
+    async fn answer(
+        &self,
+        request: reqwest::RequestBuilder,
+        most_bytes: usize,
+    ) -> Result<Vec<u8>, ApiError> {
         let mut answer = request.send().await.map_err(ApiError::Unreachable)?;
         self.note_date(&answer);
         let status = answer.status();
         let mut bytes = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(ApiError::Unreachable)? {
-            if bytes.len() + piece.len() > MAX_ANSWER_BYTES {
+            if bytes.len() + piece.len() > most_bytes {
                 return Err(ApiError::Answer);
             }
             bytes.extend_from_slice(&piece);
@@ -485,6 +498,49 @@ impl ApiClient {
     pub async fn license(&self, request: &LicenseRequest) -> Result<LicenseAnswer, ApiError> {
         self.send(Method::POST, "/v1/licenses", request, Again::Yes)
             .await
+    }
+
+    /// `POST /v1/updates`: what there is that is newer than `running`.
+    pub async fn ask_update(&self, running: Version) -> Result<UpdateAnswer, ApiError> {
+        let question = UpdateQuestion { running };
+        self.send(Method::POST, "/v1/updates", &question, Again::Yes)
+            .await
+    }
+
+    /// `GET /v1/updates/{version}/bundle`: `count` bytes of the bundle. Not repeated here: the caller goes on where it
+    /// was.
+    pub async fn bundle_piece(
+        &self,
+        version: Version,
+        start: u64,
+        count: u64,
+    ) -> Result<Vec<u8>, ApiError> {
+        let path = format!("/v1/updates/{version}/bundle?start={start}&count={count}");
+        let request = self
+            .http
+            .http
+            .get(format!("{}{path}", self.http.base))
+            .bearer_auth(self.login())
+            .timeout(PIECE_LIMIT);
+        // A refusal is longer than a piece may be at a bundle's end.
+        let most = (count as usize).max(MAX_REFUSAL_BYTES);
+        let bytes = self.http.answer(request, most).await?;
+        if bytes.len() as u64 != count {
+            return Err(ApiError::Answer);
+        }
+        Ok(bytes)
+    }
+
+    /// `POST /v1/updates/{version}/outcome`; the last word counts, so repeating is safe.
+    pub async fn update_outcome(
+        &self,
+        version: Version,
+        outcome: &UpdateOutcome,
+    ) -> Result<(), ApiError> {
+        let path = format!("/v1/updates/{version}/outcome");
+        self.send::<Nothing>(Method::POST, &path, outcome, Again::Yes)
+            .await
+            .map(drop)
     }
 }
 

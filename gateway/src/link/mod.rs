@@ -76,6 +76,8 @@ pub enum Wake {
     Restrictions,
     /// The catalog.
     Catalog,
+    /// Updates of the appliance.
+    Updates,
 }
 
 impl From<Command> for Wake {
@@ -86,6 +88,7 @@ impl From<Command> for Wake {
             Command::Revoked { delivery } => Self::Revoked(delivery),
             Command::Restrictions => Self::Restrictions,
             Command::Catalog => Self::Catalog,
+            Command::Updates => Self::Updates,
         }
     }
 }

@@ -41,6 +41,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// How long after the last bytes somebody counts as watching: browsers fetch far ahead of what they show.
+const STILL_PLAYING: Duration = Duration::from_mins(2);
+
 /// Who plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Viewer {
@@ -156,6 +159,8 @@ struct Inner {
     /// What waits, by device key; kept when a title is started over another.
     queues: Mutex<HashMap<String, Queue>>,
     rows: watch::Sender<Arc<Vec<PlayingOn>>>,
+    /// When media was last sent to anyone, monotonic; `None`: never.
+    sent: Mutex<Option<Duration>>,
 }
 
 impl Playback {
@@ -182,6 +187,7 @@ impl Playback {
             commands: Mutex::default(),
             queues: Mutex::default(),
             rows: watch::Sender::new(Arc::default()),
+            sent: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -254,6 +260,22 @@ impl Playback {
         self.inner.rows.subscribe()
     }
 
+    /// Whether somebody watches or listens: a renderer that was not stopped, or a player that fetched something within
+    /// the last two minutes.
+    pub fn is_playing(&self) -> bool {
+        let idle = |state| matches!(state, TransportState::Stopped | TransportState::NoMedia);
+        if self.inner.rows.borrow().iter().any(|row| !idle(row.state)) {
+            return true;
+        }
+        let sent = *self
+            .inner
+            .sent
+            .lock()
+            .expect("no holder of this lock panics");
+        let now = self.inner.clock.monotonic();
+        sent.is_some_and(|at| now.saturating_sub(at) < STILL_PLAYING)
+    }
+
     /// A title that is here and may be played now.
     async fn playable(&self, title: TitleId) -> Result<Title, PlaybackError> {
         let found = self
@@ -280,6 +302,12 @@ impl Playback {
 }
 
 impl Inner {
+    /// Media is being sent.
+    fn note_sent(&self) {
+        let now = self.clock.monotonic();
+        *self.sent.lock().expect("no holder of this lock panics") = Some(now);
+    }
+
     /// Wall-clock time, Unix seconds.
     fn now_s(&self) -> u64 {
         u64::try_from(self.clock.now().as_second()).unwrap_or(0)

@@ -30,7 +30,7 @@ pub(crate) struct Stage {
     pub(crate) link: Link,
     identity: Arc<Identity>,
     server: SigningKey,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     peer: Arc<Peer>,
     #[allow(dead_code, reason = "the list of devices ends when it is dropped")]
     seen: watch::Sender<mantel_peripherals::discovery::Snapshot>,
@@ -94,7 +94,7 @@ impl Stage {
         }
     }
 
-    async fn import(&self, name: &str, mime: &str, bytes: &[u8]) -> TitleId {
+    pub(crate) async fn import(&self, name: &str, mime: &str, bytes: &[u8]) -> TitleId {
         // Noise is no media: its type is set by hand afterwards, so that the answer's type can be checked.
         let id = self
             .home

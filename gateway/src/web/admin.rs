@@ -5,10 +5,12 @@ use super::Site;
 use super::fields::Fields;
 use super::format;
 use super::home::After;
+use super::live::Follow;
 use super::respond::{self, Done, Page, Posted, Refusal, dress_form};
 use super::session::{self, ADMIN_S, Caller, Session};
 use super::shell::{Nav, Shell, link_words};
 use super::store::{self, SessionKind};
+use super::updates::{self, UpdateCard};
 use super::view::{self, DeviceCard, OrderCard, kind_word, state_word};
 use crate::library::MediaTools;
 use crate::link::LinkStatus;
@@ -97,10 +99,13 @@ struct StatusPage {
     facts: Vec<(&'static str, String)>,
     warnings: Vec<String>,
     devices: Vec<DeviceCard>,
+    update_follow: Follow,
+    update: Option<UpdateCard>,
 }
 
 /// `GET /admin`
 pub async fn status(State(site): State<Arc<Site>>, Query(after): Query<After>) -> Page {
+    let update_follow = Follow::new(&site, "updates");
     let now = site.state.clock.now();
     let status = site.state.link.status().borrow().clone();
     let (_, link) = link_words(&status, now);
@@ -180,6 +185,8 @@ pub async fn status(State(site): State<Arc<Site>>, Query(after): Query<After>) -
         facts,
         warnings,
         devices,
+        update_follow,
+        update: updates::card(&site),
     }))
 }
 

@@ -54,6 +54,7 @@ async fn tell(site: &Site, send: mpsc::Sender<Result<Event, Infallible>>) {
     let mut senders = state.uploads.senders();
     let (mut playing, mut link) = (state.playback.sessions(), state.link.status());
     let mut recordings = state.recordings.rows();
+    let mut updates = state.updates.changes();
     loop {
         for area in AREAS {
             let text = serde_json::to_string(&news(site, area)).expect("news is plain data");
@@ -87,6 +88,7 @@ async fn tell(site: &Site, send: mpsc::Sender<Result<Event, Infallible>>) {
             alive = next(&mut playing) => alive,
             alive = next(&mut link) => alive,
             alive = next(&mut recordings) => alive,
+            alive = next_if_any(updates.as_mut()) => alive,
         };
         if !alive {
             return;
@@ -96,4 +98,12 @@ async fn tell(site: &Site, send: mpsc::Sender<Result<Event, Infallible>>) {
 
 async fn next<T>(watched: &mut watch::Receiver<T>) -> bool {
     watched.changed().await.is_ok()
+}
+
+/// Like [`next`]; what is not there never changes.
+async fn next_if_any<T>(watched: Option<&mut watch::Receiver<T>>) -> bool {
+    match watched {
+        Some(watched) => next(watched).await,
+        None => std::future::pending().await,
+    }
 }

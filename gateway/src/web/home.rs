@@ -34,6 +34,7 @@ struct HomePage {
     steps: Option<Steps>,
     new_devices: usize,
     offered: usize,
+    update: Option<String>,
 }
 
 /// What a newcomer has done and what comes next.
@@ -61,7 +62,7 @@ pub struct After {
 pub async fn page(State(site): State<Arc<Site>>, Query(after): Query<After>) -> Page {
     let follow = Follow::new(
         &site,
-        "orders playing imports library listings devices link",
+        "orders playing imports library listings devices link updates",
     );
     let library = &site.state.library;
     let failed = |e| super::respond::Refusal::from_part(&e);
@@ -110,5 +111,6 @@ pub async fn page(State(site): State<Arc<Site>>, Query(after): Query<After>) -> 
             .filter(|row| row.standing == DeviceStanding::New && row.gateway.is_none())
             .count(),
         offered,
+        update: super::updates::home_line(&site),
     }))
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::fmt::Write as _;
 
 /// The areas, as the event stream names them.
-pub const AREAS: [&str; 9] = [
+pub const AREAS: [&str; 10] = [
     "orders",
     "playing",
     "imports",
@@ -17,6 +17,7 @@ pub const AREAS: [&str; 9] = [
     "homes",
     "link",
     "recordings",
+    "updates",
 ];
 
 /// What is told of one area.
@@ -179,6 +180,19 @@ pub fn news(site: &Site, area: &str) -> News {
                 part
             });
             version(parts.collect::<Vec<_>>())
+        }
+        "updates" => {
+            if let Some(card) = super::updates::card(site)
+                && card.percent.is_some()
+            {
+                items.push(Item {
+                    id: "update".to_owned(),
+                    percent: card.percent,
+                    at_s: None,
+                    text: card.words,
+                });
+            }
+            version([super::updates::version_of(site)])
         }
         "homes" => {
             let homes = state.exchange.homes();

@@ -36,6 +36,7 @@ mod status;
 mod store;
 mod title;
 mod tv;
+mod updates;
 mod upload;
 mod view;
 
@@ -53,6 +54,7 @@ use crate::media_server::MediaServer;
 use crate::playback::Playback;
 use crate::recording::Recordings;
 use crate::rights::Rights;
+use crate::updates::Updates;
 use crate::uploads::Uploads;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
@@ -113,6 +115,8 @@ pub struct WebState {
     pub uploads: Uploads,
     /// The household's own MQTT broker.
     pub home_assistant: HomeAssistant,
+    /// Updates of the appliance.
+    pub updates: Updates,
 }
 
 /// The pages' own state around [`WebState`].
@@ -260,12 +264,14 @@ fn household() -> Router<Arc<Site>> {
         .route("/pair", get(pair::page).post(pair::approve))
         .route("/events", get(events::stream))
         .route("/status.json", get(status::json))
+        .route("/update/dismiss", post(updates::dismiss))
         .route("/admin/login", get(admin::log_in_page).post(admin::log_in))
 }
 
 fn admin_area() -> Router<Arc<Site>> {
     Router::new()
         .route("/admin", get(admin::status))
+        .route("/admin/update/restart", post(updates::restart))
         .route("/admin/storage", get(admin::storage))
         .route("/admin/transfers", get(admin::transfers))
         .route("/admin/log", get(admin::log))

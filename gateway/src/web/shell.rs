@@ -3,6 +3,7 @@
 use super::Site;
 use super::assets::asset;
 use super::live::Follow;
+use super::updates::{self, Audience, SystemNote};
 use crate::link::LinkStatus;
 use std::fmt;
 
@@ -57,6 +58,10 @@ pub struct Shell {
     pub notice: Option<&'static str>,
     /// Whether the admin entry is lit.
     pub admin_lit: bool,
+    /// What every page says of the appliance's system.
+    pub system: Vec<SystemNote>,
+    /// What that part follows.
+    pub system_follow: Follow,
 }
 
 impl Shell {
@@ -64,13 +69,21 @@ impl Shell {
     pub fn bare(site: &Site) -> Self {
         Self {
             nav: Vec::new(),
+            system: updates::notes(site, Audience::Anybody),
             ..Self::plain(site, Nav::None)
         }
     }
 
     /// A frame with navigation.
     pub fn plain(site: &Site, lit: Nav) -> Self {
-        let follow = Follow::new(site, "link orders");
+        let (follow, system_follow) = (
+            Follow::new(site, "link orders"),
+            Follow::new(site, "updates"),
+        );
+        let audience = match lit {
+            Nav::Admin => Audience::Admin,
+            _ => Audience::Household,
+        };
         let under_way = site
             .state
             .exchange
@@ -107,6 +120,8 @@ impl Shell {
                 .map_or_else(|| "Mantel".into(), |at| at.home_name.clone()),
             notice: None,
             admin_lit: lit == Nav::Admin,
+            system: updates::notes(site, audience),
+            system_follow,
         }
     }
 
@@ -174,6 +189,7 @@ fn notice(word: &str) -> Option<&'static str> {
         "broker-forgotten" => {
             "The broker is forgotten. Home Assistant shows this gateway as unavailable."
         }
+        "restart" => "The box restarts as soon as nothing plays. It is back after a minute or two.",
         "revoked" => "That session has ended.",
         "password" => "The new password is in force. Other browsers have to log in again.",
         "paired" => "The television is let in. Its screen changes in a moment.",

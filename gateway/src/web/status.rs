@@ -48,6 +48,7 @@ pub async fn json(State(site): State<Arc<Site>>) -> Result<Json<Value>, Refusal>
         "playing": playing(&site),
         "recordings": super::record::status(&site),
         "homes": homes(&site),
+        "update": super::updates::status(&site),
     })))
 }
 

@@ -6,6 +6,7 @@ use super::play::{self, Opened};
 use super::respond::{self, Done, Page, Posted};
 use super::session;
 use super::shell::escape_query;
+use super::updates::{self, Audience, SystemNote};
 use super::view::Tile;
 use crate::library::{Found, Wanted};
 use askama::Template;
@@ -27,6 +28,7 @@ struct ShelvesPage {
     clock: String,
     shelves: Vec<Shelf>,
     arriving: Vec<super::view::OrderCard>,
+    notes: Vec<SystemNote>,
 }
 
 /// A row of tiles.
@@ -81,6 +83,7 @@ pub async fn home(State(site): State<Arc<Site>>, headers: HeaderMap) -> Page {
             .filter(|shelf| !shelf.tiles.is_empty())
             .collect(),
         arriving: arriving.collect(),
+        notes: updates::notes(&site, Audience::Anybody),
     }))
 }
 

@@ -70,7 +70,7 @@ function move(area: string, items: Item[]): void {
 function listen(): void {
   if (!document.querySelector("[data-live]") || !window.EventSource) return;
   const source = new EventSource("/events");
-  for (const area of ["orders", "playing", "imports", "library", "listings", "devices", "homes", "link", "recordings"]) {
+  for (const area of ["orders", "playing", "imports", "library", "listings", "devices", "homes", "link", "recordings", "updates"]) {
     source.addEventListener(area, (event) => {
       const news = JSON.parse((event as MessageEvent).data as string) as News;
       if (regions(area).some((region) => shown(region, area) !== news.version)) void refresh();

@@ -6,6 +6,7 @@ pub mod homes;
 pub mod orders;
 pub mod server;
 pub mod titles;
+pub mod updates;
 
 use crate::error::refused;
 use crate::state::Core;
@@ -68,6 +69,9 @@ fn endpoints() -> OpenApiRouter<Core> {
         .routes(routes!(deliveries::to_send))
         .routes(routes!(deliveries::receipts))
         .routes(routes!(deliveries::licenses))
+        .routes(routes!(updates::ask))
+        .routes(routes!(updates::bundle))
+        .routes(routes!(updates::outcome))
 }
 
 /// The API as a router.

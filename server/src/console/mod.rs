@@ -17,6 +17,7 @@ mod homes;
 mod ledger;
 mod overview;
 mod qr;
+mod releases;
 mod restrictions;
 mod settings;
 mod shell;
@@ -92,6 +93,21 @@ pub fn router(core: Core, stopping: CancellationToken) -> Router {
         .route(
             "/console/restrictions/{id}/remove",
             post(restrictions::remove),
+        )
+        .route(
+            "/console/updates",
+            get(releases::list)
+                .post(releases::upload)
+                .layer(DefaultBodyLimit::disable()),
+        )
+        .route("/console/updates/{version}", get(releases::page))
+        .route(
+            "/console/updates/{version}/rollout",
+            post(releases::set_rollout),
+        )
+        .route(
+            "/console/updates/{version}/withdraw",
+            post(releases::withdraw),
         )
         .route("/console/ledger", get(ledger::page))
         .route("/console/deliveries", get(deliveries::list))

@@ -11,7 +11,7 @@ use mantel_protocol::api::Problem;
 use tracing::error;
 
 /// The sections, in the order of the navigation: path and name.
-pub(super) const SECTIONS: [(&str, &str); 8] = [
+pub(super) const SECTIONS: [(&str, &str); 9] = [
     ("/console", "Overview"),
     ("/console/customers", "Customers"),
     ("/console/homes", "Homes"),
@@ -19,6 +19,7 @@ pub(super) const SECTIONS: [(&str, &str); 8] = [
     ("/console/deliveries", "Deliveries"),
     ("/console/ledger", "Ledger"),
     ("/console/restrictions", "Restrictions"),
+    ("/console/updates", "Updates"),
     ("/console/settings", "Settings"),
 ];
 
@@ -98,6 +99,9 @@ fn said(notice: &str) -> Option<&'static str> {
         "restricted" => "The restriction holds from now on.",
         "unrestricted" => "The restriction was removed.",
         "cancelled" => "The delivery was cancelled; nothing was charged.",
+        "bundle" => "The version is here. It is for no home yet: choose below who is offered it.",
+        "rollout" => "Saved. The gateways are told to look.",
+        "release-withdrawn" => "The version was withdrawn. Homes that have it keep it.",
         "password" => "The password was changed.",
         _ => return None,
     })

@@ -9,6 +9,7 @@
 use crate::catalog::{TitleMode, TitleRow, TitleState};
 use crate::customers::Standing;
 use crate::ledger::EntryKind;
+use crate::releases::ReleaseRow;
 use jiff::Timestamp;
 use mantel_protocol::api::OrderState;
 use mantel_protocol::ids::CustomerId;
@@ -17,6 +18,7 @@ use mantel_protocol::manifest::MediaKind;
 use mantel_protocol::money::Money;
 use mantel_protocol::receipt::Path;
 use mantel_protocol::restriction::Initiative;
+use mantel_protocol::update::Outcome;
 
 /// How many characters of an id or hash a table shows; the rest is in its tooltip.
 const SHORT: usize = 8;
@@ -137,6 +139,39 @@ pub(super) fn price(price: &Money) -> String {
         "free".to_owned()
     } else {
         price.to_string()
+    }
+}
+
+/// What came of an update in a home.
+pub(super) fn outcome(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Installed => "Installed",
+        Outcome::Failed => "Failed",
+    }
+}
+
+/// The colour of an outcome.
+pub(super) fn outcome_tone(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Installed => "good",
+        Outcome::Failed => "bad",
+    }
+}
+
+/// Whom a release is for.
+pub(super) fn rollout(row: &ReleaseRow) -> String {
+    let named = match row.named {
+        0 => String::new(),
+        1 => "1 home by name".to_owned(),
+        more => format!("{more} homes by name"),
+    };
+    match (row.withdrawn, row.percent, named.as_str()) {
+        (Some(_), ..) => "withdrawn".to_owned(),
+        (None, 0, "") => "nobody yet".to_owned(),
+        (None, 0, _) => named,
+        (None, 100, _) => "every home".to_owned(),
+        (None, percent, "") => format!("{percent} % of all homes"),
+        (None, percent, _) => format!("{percent} % of all homes, and {named}"),
     }
 }
 

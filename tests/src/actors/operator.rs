@@ -2,6 +2,8 @@
 
 use crate::lab::{Page, Session, until_ok};
 use anyhow::{Context as _, Result, ensure};
+use reqwest::Method;
+use reqwest::header::ORIGIN;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
@@ -133,6 +135,56 @@ impl Operator {
         self.form(&format!("/console/restrictions/{rule}"), fields)
             .await
             .map(drop)
+    }
+
+    /// Puts a version of the appliance at the server; the answer may be a refusal.
+    pub async fn put_release(&self, version: &str, bundle: &[u8]) -> Result<Page> {
+        // RFC 7578: two parts, so the body is written here.
+        let boundary = "----mantel-bundle-5c20";
+        let head = "Content-Disposition: form-data; name=";
+        let mut body = format!(
+            "--{boundary}\r\n{head}\"version\"\r\n\r\n{version}\r\n--{boundary}\r\n{head}\"bundle\"; \
+             filename=\"mantel.raucb\"\r\nContent-Type: application/octet-stream\r\n\r\n"
+        )
+        .into_bytes();
+        body.extend_from_slice(bundle);
+        body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        let kind = format!("multipart/form-data; boundary={boundary}");
+        let answer = self
+            .session
+            .request(Method::POST, "/console/updates")?
+            .header(ORIGIN, &self.base)
+            .header("content-type", kind)
+            .body(body)
+            .send()
+            .await?;
+        let (url, status, headers) = (
+            answer.url().clone(),
+            answer.status(),
+            answer.headers().clone(),
+        );
+        Ok(Page {
+            url,
+            status,
+            headers,
+            body: answer.text().await?,
+        })
+    }
+
+    /// Says whom a version of the appliance is for: so many in a hundred, and these homes.
+    pub async fn roll_out(&self, version: &str, percent: u8, homes: &[&str]) -> Result<()> {
+        let percent = percent.to_string();
+        let mut fields = vec![("percent", percent.as_str())];
+        fields.extend(homes.iter().map(|home| ("homes", *home)));
+        self.form(&format!("/console/updates/{version}/rollout"), &fields)
+            .await
+            .map(drop)
+    }
+
+    /// Withdraws a version of the appliance.
+    pub async fn withdraw_release(&self, version: &str) -> Result<()> {
+        let path = format!("/console/updates/{version}/withdraw");
+        self.form(&path, &[]).await.map(drop)
     }
 
     /// Removes every restriction.

@@ -75,7 +75,7 @@ impl SiteBuilder {
         self
     }
 
-    /// Adds lines to both `gateway.toml`, sections included.
+    /// Adds lines to both `gateway.toml`, sections included; `{home}` in them becomes `a` and `b`.
     #[must_use]
     pub fn gateway_config(mut self, toml: &str) -> Self {
         toml.clone_into(&mut self.gateway_config);
@@ -179,7 +179,8 @@ impl GatewayHandle {
         std::fs::create_dir_all(&data)?;
         let config = folder.join(format!("gateway-{home}.toml"));
         let ip = place.addr();
-        let exchange = with_section(extra, "exchange", &format!("listen = \"{ip}:8445\"\n"));
+        let extra = extra.replace("{home}", home);
+        let exchange = with_section(&extra, "exchange", &format!("listen = \"{ip}:8445\"\n"));
         let rest = with_section(
             &exchange,
             "devices",

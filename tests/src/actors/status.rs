@@ -24,6 +24,37 @@ pub struct Status {
     pub recordings: Vec<serde_json::Value>,
     /// Other homes.
     pub homes: Vec<Home>,
+    /// Updates of the appliance; none where the gateway runs on no appliance.
+    #[serde(default)]
+    pub update: Option<Update>,
+}
+
+/// Updates of the appliance.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Update {
+    /// The version that runs.
+    pub running: String,
+    /// The update under way.
+    pub under_way: Option<UpdateUnderWay>,
+    /// When the server was last asked.
+    pub asked: Option<String>,
+}
+
+/// An update under way.
+#[derive(Debug, Clone, Deserialize)]
+pub struct UpdateUnderWay {
+    /// Which version.
+    pub version: String,
+    /// `fetching`, `ready`, `installing`, `installed` or `restarting`.
+    pub stage: String,
+    /// How much of the bundle is here, hundredths.
+    pub percent: u64,
+    /// What it waits for.
+    pub busy: Option<String>,
+    /// Whether "Restart now" was pressed.
+    pub restart_wanted: bool,
+    /// What is wrong.
+    pub problem: Option<String>,
 }
 
 /// The connection to the server.

@@ -2,6 +2,7 @@
 
 mod door;
 mod pages;
+mod updates;
 
 use super::*;
 use crate::config::Config;
@@ -42,7 +43,7 @@ struct Rig {
     cookie: Option<String>,
     token: String,
     tasks: Tasks,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 struct Answer {
@@ -123,7 +124,7 @@ impl Rig {
             cookie: None,
             token,
             tasks,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -311,7 +312,7 @@ fn encoded(text: &str) -> String {
     })
 }
 
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "/console",
     "/console/customers",
     "/console/homes",
@@ -320,5 +321,6 @@ const PAGES: [&str; 9] = [
     "/console/deliveries?show=all",
     "/console/ledger",
     "/console/restrictions",
+    "/console/updates",
     "/console/settings",
 ];

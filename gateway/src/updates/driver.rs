@@ -1,0 +1,548 @@
+//! Performs what `decide` says: reads the stored state, gathers the facts, takes one step, looks again.
+
+use super::decide::{Action, Answered, Due, Facts, Said, Stage, Why, answered, decide};
+use super::fetch::{self, Fetch, TakeError};
+use super::store::{self, Stored, StoredUpdate};
+use super::system::Request;
+use super::{Inner, Shown, ShownFailure, ShownUpdate, quiet};
+use crate::link::{ApiError, LinkStatus, Wake};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use mantel_protocol::api::{ProblemCode, UpdateOffer, UpdateOutcome};
+use mantel_protocol::blob::BlobId;
+use mantel_protocol::update::Outcome;
+use mantel_protocol::words::size;
+use mantel_runtime::db::DbError;
+use mantel_runtime::logging::chain;
+use mantel_runtime::tasks::Tasks;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tracing::{debug, info, warn};
+
+/// How often the server is asked for something newer.
+const ASK_EVERY: Duration = Duration::from_hours(6);
+/// The pause after the server did not answer a question or a report.
+const ASK_AGAIN: Duration = Duration::from_mins(5);
+/// The pause after a piece did not come.
+const FETCH_AGAIN: Duration = Duration::from_secs(30);
+/// The pause when the disk is full or refuses.
+const DISK_AGAIN: Duration = Duration::from_mins(10);
+/// The pause after wrong bytes: they will be wrong for a while.
+const WRONG_AGAIN: Duration = Duration::from_hours(1);
+/// How long the system may take to take a request.
+const TAKEN_WITHIN: Duration = Duration::from_mins(1);
+/// The pause before the system is asked again for what it refused, or for a restart that did not come.
+const REQUEST_AGAIN: Duration = Duration::from_mins(10);
+/// How long an installation may take.
+const INSTALLED_WITHIN: Duration = Duration::from_hours(1);
+/// How often is looked while something waits for the system or for quiet.
+const LOOK_SOON: Duration = Duration::from_secs(2);
+/// How often is looked while nothing does.
+const LOOK_LATER: Duration = Duration::from_mins(1);
+
+/// From when on each thing may be done, by the monotonic clock.
+#[derive(Default)]
+struct Next {
+    ask: Duration,
+    fetch: Duration,
+    request: Duration,
+    give_up: Duration,
+    report: Duration,
+}
+
+struct Driver {
+    inner: Arc<Inner>,
+    next: Next,
+    fetch: Option<(BlobId, Fetch)>,
+    percent: u64,
+    problem: Option<String>,
+    asked: Option<Timestamp>,
+}
+
+/// Notes what the system says of its start, and goes on from there.
+pub(super) async fn start(inner: &Arc<Inner>, tasks: &Tasks) -> Result<(), DbError> {
+    let db = &inner.parts.db;
+    let stored = store::load(db).await?;
+    if let Some(failed) = &inner.system.failed_update {
+        let known =
+            |it: &store::StoredOutcome| it.version == *failed && it.outcome == Outcome::Failed;
+        if !stored.outcomes.iter().any(known) {
+            warn!(version = failed, running = %inner.system.version, "an update failed; the version before it runs");
+            let (words, now) = (in_words(&Why::WentBack), inner.parts.clock.now());
+            store::note_outcome(db, failed.clone(), Outcome::Failed, words, now).await?;
+        }
+    }
+    let stored = store::load(db).await?;
+    let mut next = Next::default();
+    match stored.under_way.as_ref().map(|stored| stored.it.stage) {
+        None => clear(inner).await,
+        // The gateway ended in the middle: the system may be about to answer.
+        Some(Stage::Installing | Stage::Restarting) => {
+            let now = inner.parts.clock.monotonic();
+            next.request = now + TAKEN_WITHIN;
+            next.give_up = now + INSTALLED_WITHIN;
+        }
+        Some(_) => {}
+    }
+    let driver = Driver {
+        inner: Arc::clone(inner),
+        next,
+        fetch: None,
+        percent: 0,
+        problem: None,
+        asked: None,
+    };
+    driver.show(&stored);
+    tasks.spawn("updates", driver.run());
+    Ok(())
+}
+
+/// Deletes a bundle that is not needed any more.
+async fn clear(inner: &Inner) {
+    let folder = inner.update_dir.clone();
+    if let Err(error) = blocking(move || fetch::clear(&folder)).await {
+        warn!(%error, "an old bundle was not deleted");
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+}
+
+/// Why an update failed, for a person and for the operator.
+fn in_words(why: &Why) -> String {
+    match why {
+        Why::WentBack => {
+            "It started and did not prove good; the version before it runs again.".to_owned()
+        }
+        Why::Refused(words) => format!("The system did not take it: {words}"),
+        Why::NoAnswer => "The system did not answer.".to_owned(),
+        Why::NotStarted => "It was put in place and did not start.".to_owned(),
+    }
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let inner = Arc::clone(&self.inner);
+        let (mut wakes, mut status) = (inner.parts.link.wakes(), inner.parts.link.status());
+        loop {
+            let rest = match self.step().await {
+                Ok(rest) => rest,
+                Err(error) => {
+                    warn!(error = %chain(&error), "the state of updates was not read or written");
+                    LOOK_LATER
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = inner.look.notified() => {}
+                changed = status.changed() => if changed.is_err() { return },
+                wake = wakes.recv() => match wake {
+                    Ok(Wake::Updates) | Err(RecvError::Lagged(_)) => {
+                        self.next.ask = Duration::ZERO;
+                        self.next.fetch = Duration::ZERO;
+                    }
+                    Ok(_) => {}
+                    Err(RecvError::Closed) => return,
+                },
+            }
+        }
+    }
+
+    /// One step; how long to rest after it.
+    async fn step(&mut self) -> Result<Duration, DbError> {
+        let stored = store::load(&self.inner.parts.db).await?;
+        self.show(&stored);
+        let facts = self.facts(&stored);
+        let under_way = stored.under_way.as_ref();
+        let action = decide(under_way.map(|stored| &stored.it), &facts);
+        let Some(update) = under_way else {
+            return match action {
+                Action::Report => self.report(&stored).await,
+                Action::Ask => self.ask(&stored).await,
+                _ => Ok(LOOK_LATER),
+            };
+        };
+        let (db, version) = (&self.inner.parts.db, update.it.version);
+        match action {
+            Action::Wait if update.it.stage == Stage::Fetching => return Ok(FETCH_AGAIN),
+            Action::Wait => return Ok(LOOK_SOON),
+            Action::Report => return self.report(&stored).await,
+            Action::Ask => return self.ask(&stored).await,
+            Action::Fetch => return self.fetch(update).await,
+            Action::FetchAgain => store::set_stage(db, Stage::Fetching).await?,
+            Action::Install => {
+                store::begin_install(db, self.inner.folder.mark()).await?;
+                self.problem = None;
+                self.next.give_up = self.after(INSTALLED_WITHIN);
+                self.request(Request::Install, TAKEN_WITHIN);
+            }
+            Action::NoteInPlace => {
+                info!(%version, "an update is in place; it starts with the next restart");
+                store::set_stage(db, Stage::Installed).await?;
+                self.next.request = Duration::ZERO;
+            }
+            Action::TryAgain => {
+                let why = in_words(&match (&facts.said, update.it.stage) {
+                    (Some(Said::Refused(words)), _) => Why::Refused(words.clone()),
+                    (_, Stage::Installing) => Why::NoAnswer,
+                    _ => Why::NotStarted,
+                });
+                warn!(%version, why, tries = update.it.tries, "an update is tried again");
+                store::set_stage(db, Stage::Ready).await?;
+                self.problem = Some(format!("{why} It is tried again in 10 minutes."));
+                self.next.request = self.after(REQUEST_AGAIN);
+            }
+            Action::Restart => {
+                info!(%version, "the system is asked to restart into an update");
+                store::set_stage(db, Stage::Restarting).await?;
+                self.request(Request::Restart, REQUEST_AGAIN);
+            }
+            Action::NoteInstalled => {
+                info!(%version, "an update runs and has proved good");
+                self.end(update, Outcome::Installed, String::new()).await?;
+            }
+            Action::NoteFailed(why) => {
+                let words = in_words(&why);
+                warn!(%version, words, "an update failed");
+                self.end(update, Outcome::Failed, words).await?;
+            }
+            Action::Forget => self.forget().await?,
+        }
+        Ok(Duration::ZERO)
+    }
+
+    fn after(&self, pause: Duration) -> Duration {
+        self.inner.parts.clock.monotonic() + pause
+    }
+
+    fn facts(&self, stored: &Stored) -> Facts {
+        let Inner {
+            parts,
+            folder,
+            system,
+            update_dir,
+            ..
+        } = &*self.inner;
+        let now = parts.clock.monotonic();
+        let online = *parts.link.status().borrow() == LinkStatus::Online;
+        let unreported = stored.outcomes.iter().any(|it| !it.reported);
+        let hour = parts.clock.now().to_zoned(TimeZone::system()).hour();
+        let heard = stored.under_way.as_ref().map(|it| it.heard.as_str());
+        Facts {
+            running: system.version,
+            failed: system
+                .failed_update
+                .as_deref()
+                .and_then(|it| it.parse().ok()),
+            good: folder.is_good(),
+            safe: system.safe,
+            whole: fetch::bundle_in(update_dir).exists(),
+            said: heard.and_then(|heard| folder.said_since(heard)),
+            asked: folder.is_asked(),
+            quiet: quiet::busy(parts).is_none(),
+            night: quiet::is_night(hour),
+            due: Due {
+                ask: online && now >= self.next.ask,
+                fetch: online && now >= self.next.fetch,
+                request: now >= self.next.request,
+                give_up: now >= self.next.give_up,
+                report: online && unreported && now >= self.next.report,
+            },
+        }
+    }
+
+    async fn report(&mut self, stored: &Stored) -> Result<Duration, DbError> {
+        let db = &self.inner.parts.db;
+        let Some(outcome) = stored.outcomes.iter().find(|it| !it.reported) else {
+            return Ok(LOOK_LATER);
+        };
+        let told = match (self.inner.parts.link.api(), outcome.version.parse()) {
+            (Ok(api), Ok(version)) => {
+                let report = UpdateOutcome {
+                    outcome: outcome.outcome,
+                    words: outcome.words.clone(),
+                };
+                api.update_outcome(version, &report).await
+            }
+            (Err(error), _) => Err(error),
+            (_, Err(_)) => Ok(()),
+        };
+        match told {
+            Err(error) if error.passes() => {
+                debug!(error = %chain(&error), "an update's outcome was not reported");
+                self.next.report = self.after(ASK_AGAIN);
+            }
+            // What the server refuses it does not want to know: it was not the one who offered it.
+            told => {
+                debug!(
+                    version = outcome.version,
+                    ?told,
+                    "an update's outcome was reported"
+                );
+                store::set_reported(db, outcome.version.clone(), outcome.outcome).await?;
+            }
+        }
+        Ok(Duration::ZERO)
+    }
+
+    async fn ask(&mut self, stored: &Stored) -> Result<Duration, DbError> {
+        let inner = Arc::clone(&self.inner);
+        let running = inner.system.version;
+        let answer = match inner.parts.link.api() {
+            Ok(api) => api.ask_update(running).await,
+            Err(error) => Err(error),
+        };
+        let offer = match answer {
+            Ok(answer) => answer.offer,
+            Err(error) => {
+                // A server that does not know the question will not know it in five minutes.
+                let unknown = error.code() == Some(ProblemCode::NotFound);
+                debug!(error = %chain(&error), "the server was not asked for updates");
+                self.next.ask = self.after(if unknown { ASK_EVERY } else { ASK_AGAIN });
+                return Ok(Duration::ZERO);
+            }
+        };
+        self.next.ask = self.after(ASK_EVERY);
+        self.asked = Some(inner.parts.clock.now());
+        let offer = offer.filter(|offer| match offer.hashes() {
+            Ok(_) => true,
+            Err(error) => {
+                warn!(version = %offer.version, %error, "an offer of the server makes no sense");
+                false
+            }
+        });
+        let under_way = stored.under_way.as_ref().map(|stored| &stored.it);
+        let offered = offer.as_ref().map(|offer| offer.version);
+        match (
+            answered(under_way, running, &stored.failed(), offered),
+            offer,
+        ) {
+            (Answered::Take, Some(offer)) => self.take(&offer).await?,
+            (Answered::Drop, _) => {
+                info!("an update is not offered any more");
+                self.forget().await?;
+            }
+            _ => {}
+        }
+        Ok(Duration::ZERO)
+    }
+
+    async fn take(&mut self, offer: &UpdateOffer) -> Result<(), DbError> {
+        info!(version = %offer.version, bytes = offer.size_bytes, "an update is offered");
+        store::take(&self.inner.parts.db, offer).await?;
+        self.begin_anew();
+        Ok(())
+    }
+
+    async fn forget(&mut self) -> Result<(), DbError> {
+        store::forget(&self.inner.parts.db).await?;
+        self.begin_anew();
+        clear(&self.inner).await;
+        Ok(())
+    }
+
+    async fn end(
+        &mut self,
+        update: &StoredUpdate,
+        outcome: Outcome,
+        words: String,
+    ) -> Result<(), DbError> {
+        let (db, now) = (&self.inner.parts.db, self.inner.parts.clock.now());
+        store::note_outcome(db, update.it.version.to_string(), outcome, words, now).await?;
+        self.begin_anew();
+        clear(&self.inner).await;
+        Ok(())
+    }
+
+    fn begin_anew(&mut self) {
+        self.fetch = None;
+        self.percent = 0;
+        self.problem = None;
+        self.next.fetch = Duration::ZERO;
+        self.next.request = Duration::ZERO;
+        self.next.report = Duration::ZERO;
+    }
+
+    /// Asks the system; `pause`: when it may be asked again.
+    fn request(&mut self, request: Request, pause: Duration) {
+        self.next.request = self.after(pause);
+        if let Err(error) = self.inner.folder.ask(request) {
+            warn!(%error, ?request, "the system was not asked");
+            self.problem = Some("The system cannot be asked. It is tried again by itself.".into());
+        }
+    }
+
+    /// Fetches one piece, or ends the fetching.
+    async fn fetch(&mut self, update: &StoredUpdate) -> Result<Duration, DbError> {
+        let version = update.it.version;
+        let (pause, problem) = match self.piece(update).await {
+            Ok(Piece::Taken) => {
+                self.problem = None;
+                return Ok(Duration::ZERO);
+            }
+            Ok(Piece::AllHere) => {
+                info!(%version, "an update's bundle is here, whole and right");
+                self.fetch = None;
+                self.problem = None;
+                store::set_stage(&self.inner.parts.db, Stage::Ready).await?;
+                return Ok(Duration::ZERO);
+            }
+            Err(Hitch::Room { needed, free }) => {
+                let words = format!(
+                    "There is no room for version {version}: {} are needed and {} are free. What is here is kept; remove \
+                     titles, then it goes on by itself.",
+                    size(needed),
+                    size(free)
+                );
+                (DISK_AGAIN, Some(words))
+            }
+            Err(Hitch::Disk(error)) => {
+                warn!(%version, %error, "an update cannot be written");
+                self.fetch = None;
+                let words = "The disk refused a part of it. It is tried again in 10 minutes.";
+                (DISK_AGAIN, Some(words.to_owned()))
+            }
+            Err(Hitch::Wrong(error)) => {
+                warn!(%version, error = %chain(&error), "the server sent wrong bytes of an update; they were not kept");
+                let words = format!(
+                    "What the server sent of version {version} is damaged, and was not kept. It is tried again in an hour; \
+                     the operator can see to it."
+                );
+                (WRONG_AGAIN, Some(words))
+            }
+            Err(Hitch::Server(error)) => {
+                debug!(%version, error = %chain(&error), "a piece of an update did not come");
+                if error.code() == Some(ProblemCode::NotFound) {
+                    self.next.ask = Duration::ZERO;
+                }
+                let words = "The server did not send the next part. It goes on by itself.";
+                (FETCH_AGAIN, Some(words.to_owned()))
+            }
+        };
+        self.next.fetch = self.after(pause);
+        self.problem = problem;
+        Ok(Duration::ZERO)
+    }
+
+    /// One piece.
+    async fn piece(&mut self, update: &StoredUpdate) -> Result<Piece, Hitch> {
+        let inner = Arc::clone(&self.inner);
+        let fetch = match self.fetch.take() {
+            Some((bundle, fetch)) if bundle == update.offer.bundle => fetch,
+            _ => {
+                let hashes = Arc::new(update.offer.hashes().map_err(Hitch::Wrong)?);
+                let folder = inner.update_dir.clone();
+                let opened = blocking(move || Fetch::open(&folder, hashes)).await;
+                opened.map_err(Hitch::Disk)?
+            }
+        };
+        let (whole, done) = (fetch.hashes().size(), fetch.bytes_done());
+        let missing = fetch.missing();
+        self.percent = done * 100 / whole;
+        self.fetch = Some((update.offer.bundle, fetch));
+        let Some((start, count)) = missing else {
+            let Some((_, fetch)) = self.fetch.take() else {
+                return Ok(Piece::AllHere);
+            };
+            blocking(move || fetch.keep()).await.map_err(Hitch::Disk)?;
+            return Ok(Piece::AllHere);
+        };
+        // The rest, and once more all of it: the system makes a copy of its own before it reads it.
+        let (needed, free) = (whole - done + whole, inner.parts.library.free_bytes().await);
+        if needed > free {
+            return Err(Hitch::Room { needed, free });
+        }
+        let api = inner.parts.link.api().map_err(Hitch::Server)?;
+        let bytes = api.bundle_piece(update.offer.version, start, count).await;
+        let bytes = bytes.map_err(Hitch::Server)?;
+        let Some((bundle, mut fetch)) = self.fetch.take() else {
+            return Ok(Piece::Taken);
+        };
+        let (fetch, taken) = blocking(move || {
+            let taken = fetch.take(&bytes);
+            Ok((fetch, taken))
+        })
+        .await
+        .map_err(Hitch::Disk)?;
+        self.percent = fetch.bytes_done() * 100 / whole;
+        self.fetch = Some((bundle, fetch));
+        match taken {
+            Ok(()) => Ok(Piece::Taken),
+            Err(TakeError::Wrong(error)) => Err(Hitch::Wrong(error)),
+            Err(TakeError::Disk(error)) => Err(Hitch::Disk(error)),
+        }
+    }
+
+    /// Tells the pages.
+    fn show(&self, stored: &Stored) {
+        let Inner { parts, system, .. } = &*self.inner;
+        let running = system.version;
+        let under_way = stored.under_way.as_ref().map(|stored| {
+            let it = &stored.it;
+            let waits = matches!(
+                it.stage,
+                Stage::Ready | Stage::Installed | Stage::Restarting
+            );
+            ShownUpdate {
+                version: it.version,
+                stage: it.stage,
+                proving: running == it.version,
+                percent: if it.stage == Stage::Fetching {
+                    self.percent
+                } else {
+                    100
+                },
+                restart_wanted: it.restart_wanted,
+                busy: waits.then(|| quiet::busy(parts)).flatten(),
+                problem: self.problem.clone(),
+            }
+        });
+        let failures = stored
+            .outcomes
+            .iter()
+            .filter(|it| it.outcome == Outcome::Failed);
+        let failures = failures.map(|it| ShownFailure {
+            version: it.version.parse().ok(),
+            words: it.words.clone(),
+            dismissed: it.dismissed,
+        });
+        let mut still = failures.filter(|it| match it.version {
+            Some(version) => version > running,
+            None => system.failed_update.is_some(),
+        });
+        let shown = Shown {
+            running,
+            safe: system.safe,
+            under_way,
+            failed: still.next(),
+            asked: self.asked,
+        };
+        self.inner.shown.send_if_modified(|before| {
+            let changed = **before != shown;
+            if changed {
+                *before = Arc::new(shown);
+            }
+            changed
+        });
+    }
+}
+
+/// What came of a step of fetching.
+enum Piece {
+    Taken,
+    AllHere,
+}
+
+/// Why a piece did not come to disk.
+enum Hitch {
+    Room { needed: u64, free: u64 },
+    Disk(io::Error),
+    Wrong(mantel_protocol::blob::BlobError),
+    Server(ApiError),
+}

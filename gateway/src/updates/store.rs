@@ -1,0 +1,338 @@
+//! What must survive a crash: the update under way and what came of updates.
+
+use super::decide::{Stage, UnderWay};
+use jiff::Timestamp;
+use mantel_protocol::api::UpdateOffer;
+use mantel_protocol::update::{Outcome, Version};
+use mantel_runtime::db::{Db, DbError, Schema};
+use rusqlite::{Connection, OptionalExtension, Transaction};
+use std::collections::BTreeSet;
+
+/// The tables.
+pub const SCHEMA: Schema = Schema {
+    module: "updates",
+    steps: &[include_str!("schema.sql")],
+};
+
+/// The update under way, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredUpdate {
+    /// What is decided by.
+    pub it: UnderWay,
+    /// What the server offered.
+    pub offer: UpdateOffer,
+    /// Which `update.json` was there before the system was asked.
+    pub heard: String,
+}
+
+/// What came of an update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredOutcome {
+    /// As the system tells it: mostly a version.
+    pub version: String,
+    /// Whether it runs.
+    pub outcome: Outcome,
+    /// Why not.
+    pub words: String,
+    /// Whether the server knows.
+    pub reported: bool,
+    /// Whether the household has read it.
+    pub dismissed: bool,
+}
+
+/// All that is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stored {
+    /// The update under way.
+    pub under_way: Option<StoredUpdate>,
+    /// What came of updates, newest first.
+    pub outcomes: Vec<StoredOutcome>,
+}
+
+impl Stored {
+    /// The versions that failed here.
+    pub fn failed(&self) -> BTreeSet<Version> {
+        let failed = self
+            .outcomes
+            .iter()
+            .filter(|it| it.outcome == Outcome::Failed);
+        failed.filter_map(|it| it.version.parse().ok()).collect()
+    }
+}
+
+fn word<T: serde::Serialize>(value: T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => unreachable!("a variant without fields is a string, not {other:?}"),
+    }
+}
+
+fn from_word<T: serde::de::DeserializeOwned>(word: String) -> rusqlite::Result<T> {
+    serde_json::from_value(serde_json::Value::String(word)).map_err(|_| damaged())
+}
+
+fn damaged() -> rusqlite::Error {
+    rusqlite::Error::InvalidParameterName("the stored update is damaged".into())
+}
+
+/// Reads all.
+pub async fn load(db: &Db) -> Result<Stored, DbError> {
+    db.read(|c| {
+        Ok(Stored {
+            under_way: under_way(c)?,
+            outcomes: outcomes(c)?,
+        })
+    })
+    .await
+}
+
+fn under_way(c: &Connection) -> rusqlite::Result<Option<StoredUpdate>> {
+    let mut query = c.prepare_cached(
+        "SELECT offer, stage, tries, heard, restart_wanted FROM update_under_way",
+    )?;
+    let row = query.query_row([], |row| {
+        let offer: UpdateOffer =
+            serde_json::from_str(&row.get::<_, String>("offer")?).map_err(|_| damaged())?;
+        Ok(StoredUpdate {
+            it: UnderWay {
+                version: offer.version,
+                stage: from_word(row.get("stage")?)?,
+                tries: row.get("tries")?,
+                restart_wanted: row.get::<_, i64>("restart_wanted")? != 0,
+            },
+            offer,
+            heard: row.get("heard")?,
+        })
+    });
+    row.optional()
+}
+
+fn outcomes(c: &Connection) -> rusqlite::Result<Vec<StoredOutcome>> {
+    let mut query = c.prepare_cached(
+        "SELECT version, outcome, words, reported, dismissed FROM update_outcomes ORDER BY at_ms DESC, version DESC",
+    )?;
+    let rows = query.query_map([], |row| {
+        Ok(StoredOutcome {
+            version: row.get("version")?,
+            outcome: from_word(row.get("outcome")?)?,
+            words: row.get("words")?,
+            reported: row.get::<_, i64>("reported")? != 0,
+            dismissed: row.get::<_, i64>("dismissed")? != 0,
+        })
+    })?;
+    rows.collect()
+}
+
+async fn write(
+    db: &Db,
+    job: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<usize> + Send + 'static,
+) -> Result<bool, DbError> {
+    db.write(move |tx| Ok(job(tx)? > 0)).await
+}
+
+/// Begins with an offer, in place of what was under way.
+pub async fn take(db: &Db, offer: &UpdateOffer) -> Result<(), DbError> {
+    let (offer, stage) = (
+        serde_json::to_string(offer).expect("an offer is plain data"),
+        word(Stage::Fetching),
+    );
+    write(db, move |tx| {
+        tx.execute(
+            "INSERT INTO update_under_way (one, offer, stage, tries, heard, restart_wanted) VALUES (1, $1, $2, 0, '', 0)
+             ON CONFLICT (one) DO UPDATE SET offer = excluded.offer, stage = excluded.stage, tries = 0, heard = '',
+                 restart_wanted = 0",
+            (offer, stage),
+        )
+    })
+    .await
+    .map(drop)
+}
+
+/// Notes how far it is.
+pub async fn set_stage(db: &Db, stage: Stage) -> Result<(), DbError> {
+    let stage = word(stage);
+    write(db, move |tx| {
+        tx.execute("UPDATE update_under_way SET stage = $1", [stage])
+    })
+    .await
+    .map(drop)
+}
+
+/// Notes that the system is asked to install it; `heard` is the mark of what it said before.
+pub async fn begin_install(db: &Db, heard: String) -> Result<(), DbError> {
+    let stage = word(Stage::Installing);
+    write(db, move |tx| {
+        tx.execute(
+            "UPDATE update_under_way SET stage = $1, heard = $2, tries = tries + 1",
+            (stage, heard),
+        )
+    })
+    .await
+    .map(drop)
+}
+
+/// Notes that "Restart now" was pressed; whether there was something to restart for.
+pub async fn want_restart(db: &Db) -> Result<bool, DbError> {
+    let stages = (word(Stage::Installed), word(Stage::Restarting));
+    write(db, move |tx| {
+        tx.execute(
+            "UPDATE update_under_way SET restart_wanted = 1 WHERE stage IN ($1, $2)",
+            stages,
+        )
+    })
+    .await
+}
+
+/// Forgets the update under way.
+pub async fn forget(db: &Db) -> Result<(), DbError> {
+    write(db, |tx| tx.execute("DELETE FROM update_under_way", []))
+        .await
+        .map(drop)
+}
+
+/// Notes what came of a version, and that it is not under way any more. A version that the server cannot know need not
+/// be reported.
+pub async fn note_outcome(
+    db: &Db,
+    version: String,
+    outcome: Outcome,
+    words: String,
+    now: Timestamp,
+) -> Result<(), DbError> {
+    let reported = i64::from(version.parse::<Version>().is_err());
+    db.write(move |tx| {
+        let ended = under_way(tx)?.filter(|stored| stored.it.version.to_string() == version);
+        if ended.is_some() {
+            tx.execute("DELETE FROM update_under_way", [])?;
+        }
+        tx.execute(
+            "INSERT INTO update_outcomes (version, outcome, words, at_ms, reported, dismissed)
+             VALUES ($1, $2, $3, $4, $5, 0)
+             ON CONFLICT (version) DO UPDATE SET outcome = excluded.outcome, words = excluded.words,
+                 at_ms = excluded.at_ms, reported = excluded.reported, dismissed = 0",
+            (
+                version,
+                word(outcome),
+                words,
+                now.as_millisecond(),
+                reported,
+            ),
+        )?;
+        Ok(())
+    })
+    .await
+}
+
+/// Notes that the server knows this outcome of a version; a newer one it does not know yet.
+pub async fn set_reported(db: &Db, version: String, outcome: Outcome) -> Result<(), DbError> {
+    write(db, move |tx| {
+        tx.execute(
+            "UPDATE update_outcomes SET reported = 1 WHERE version = $1 AND outcome = $2",
+            (version, word(outcome)),
+        )
+    })
+    .await
+    .map(drop)
+}
+
+/// Notes that the household has read what failed.
+pub async fn dismiss(db: &Db) -> Result<(), DbError> {
+    write(db, |tx| {
+        tx.execute("UPDATE update_outcomes SET dismissed = 1", [])
+    })
+    .await
+    .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mantel_protocol::blob::BlobHasher;
+
+    fn offer(version: &str) -> UpdateOffer {
+        let mut hasher = BlobHasher::new();
+        hasher.update(b"bundle");
+        let version = version.parse().expect("a version");
+        UpdateOffer::new(version, &hasher.finish().expect("not empty"))
+    }
+
+    #[tokio::test]
+    async fn each_step_is_there_after_the_next_opening() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.db");
+        let open = || Db::open(&path, &[SCHEMA]).expect("opens");
+        let db = open();
+        assert_eq!(load(&db).await.expect("read"), Stored::default());
+        assert!(
+            !want_restart(&db).await.expect("written"),
+            "nothing to restart for"
+        );
+        take(&db, &offer("1.1.0")).await.expect("written");
+        begin_install(&db, "7:8.9".into()).await.expect("written");
+        set_stage(&db, Stage::Installed).await.expect("written");
+        assert!(want_restart(&db).await.expect("written"));
+        drop(db);
+        let db = open();
+        let stored = load(&db).await.expect("read").under_way.expect("under way");
+        let version = "1.1.0".parse().expect("a version");
+        let it = UnderWay {
+            version,
+            stage: Stage::Installed,
+            tries: 1,
+            restart_wanted: true,
+        };
+        assert_eq!((stored.it, stored.heard.as_str()), (it, "7:8.9"));
+        assert_eq!(stored.offer, offer("1.1.0"));
+
+        let now = Timestamp::UNIX_EPOCH;
+        note_outcome(&db, "1.1.0".into(), Outcome::Failed, "why".into(), now)
+            .await
+            .expect("written");
+        note_outcome(&db, "unknown".into(), Outcome::Failed, String::new(), now)
+            .await
+            .expect("written");
+        let stored = load(&db).await.expect("read");
+        assert_eq!(stored.under_way, None);
+        assert_eq!(stored.failed(), BTreeSet::from([version]));
+        let reported: Vec<bool> = stored.outcomes.iter().map(|it| it.reported).collect();
+        assert_eq!(
+            reported,
+            [true, false],
+            "nobody can be told of an unknown version"
+        );
+        set_reported(&db, "1.1.0".into(), Outcome::Installed)
+            .await
+            .expect("written");
+        assert!(
+            !load(&db).await.expect("read").outcomes[1].reported,
+            "another outcome"
+        );
+        set_reported(&db, "1.1.0".into(), Outcome::Failed)
+            .await
+            .expect("written");
+        dismiss(&db).await.expect("written");
+        let outcomes = load(&db).await.expect("read").outcomes;
+        assert!(outcomes.iter().all(|it| it.reported && it.dismissed));
+    }
+
+    #[tokio::test]
+    async fn a_newer_offer_takes_the_place_of_an_older_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let db = Db::open(&folder.path().join("t.db"), &[SCHEMA]).expect("opens");
+        take(&db, &offer("1.1.0")).await.expect("written");
+        set_stage(&db, Stage::Ready).await.expect("written");
+        take(&db, &offer("1.2.0")).await.expect("written");
+        // What came of another version does not end the one under way.
+        let now = Timestamp::UNIX_EPOCH;
+        note_outcome(&db, "1.0.5".into(), Outcome::Failed, String::new(), now)
+            .await
+            .expect("written");
+        let stored = load(&db).await.expect("read").under_way.expect("under way");
+        assert_eq!(
+            (stored.it.version.to_string().as_str(), stored.it.stage),
+            ("1.2.0", Stage::Fetching)
+        );
+        forget(&db).await.expect("written");
+        assert_eq!(load(&db).await.expect("read").under_way, None);
+    }
+}

@@ -28,6 +28,7 @@
 //! | `POST /v1/licenses` | [`LicenseRequest`] → [`LicenseAnswer`] | the pass's device, at the vault |
 //! | `POST /v1/updates` | [`UpdateQuestion`] → [`UpdateAnswer`] | an appliance's gateway |
 //! | `GET /v1/updates/{version}/bundle?start=&count=` | → so many bytes of the bundle | a home that the version is for |
+//! | `POST /v1/updates/{version}/seeds` | → [`SeedOffer`] list | a home that the version is for |
 //! | `POST /v1/updates/{version}/outcome` | [`UpdateOutcome`] → 204 | an appliance's gateway |
 
 use crate::blob::{BlobError, BlobId, ChunkRange, HashList};
@@ -507,6 +508,9 @@ pub struct BillLine {
 pub struct UpdateQuestion {
     /// What the appliance runs.
     pub running: Version,
+    /// The version whose bundle is here, whole, for other homes too.
+    #[serde(default)]
+    pub holds: Option<Version>,
 }
 
 /// What there is for a home.
@@ -514,6 +518,9 @@ pub struct UpdateQuestion {
 pub struct UpdateAnswer {
     /// `None`: nothing newer.
     pub offer: Option<UpdateOffer>,
+    /// Whether the bundle that the gateway holds is worth keeping for other homes.
+    #[serde(default)]
+    pub keep: bool,
 }
 
 /// A newer version for a home.
@@ -554,6 +561,19 @@ impl UpdateOffer {
         }
         HashList::verified(self.bundle, self.size_bytes, hashes.to_vec())
     }
+}
+
+/// The most homes that are named as seeds at once.
+pub const MAX_SEEDS: usize = 4;
+
+/// A home that has a version's bundle whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SeedOffer {
+    /// The [`SeedGrant`](crate::grant::SeedGrant) token.
+    pub grant: String,
+    /// Where the home may be reached.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// What came of an update.

@@ -226,6 +226,35 @@ pub fn judge(
     Ok(())
 }
 
+/// Judges whether one home may give another the bundle of an update (F65): both accounts in good standing, and the lists
+/// of peers. Kinds and sizes speak of titles; a home that may send a limited amount sends no bundles at all.
+pub fn judge_bundle(
+    restrictions: &[Restriction],
+    sender: Party,
+    receiver: Party,
+) -> Result<(), Denial> {
+    let speaks = |it: &&Restriction| {
+        matches!(
+            it.rule,
+            Rule::Block { .. }
+                | Rule::AllowOnly { .. }
+                | Rule::Quota {
+                    side: Side::Sender,
+                    ..
+                }
+        )
+    };
+    let restrictions: Vec<Restriction> = restrictions.iter().filter(speaks).cloned().collect();
+    let exchange = Exchange {
+        initiative: Initiative::Pull,
+        sender,
+        receiver,
+        kind: MediaKind::Data,
+        bytes: 1,
+    };
+    judge(&restrictions, &exchange, |_, _, _| u64::MAX)
+}
+
 fn judge_one(
     restriction: &Restriction,
     exchange: &Exchange,
@@ -388,6 +417,41 @@ mod tests {
         };
         assert_eq!(judge(&only(vec![it.sender.home]), &it, none), Ok(()));
         assert!(judge(&only(vec![]), &it, none).is_err());
+    }
+
+    #[test]
+    fn a_bundle_is_judged_by_standing_peers_and_the_senders_quota() {
+        let it = exchange();
+        let may = |rules: Vec<Restriction>| judge_bundle(&rules, it.sender, it.receiver).is_ok();
+        assert!(may(vec![]));
+        let quota = |home, side| {
+            let (bytes, period_h) = (1 << 50, 1);
+            rule(
+                home,
+                Rule::Quota {
+                    side,
+                    bytes,
+                    period_h,
+                },
+            )
+        };
+        assert!(!may(quota(Some(it.sender.home), Side::Sender)));
+        assert!(may(quota(Some(it.receiver.home), Side::Sender)));
+        assert!(may(quota(None, Side::Receiver)));
+        assert!(may(rule(None, Rule::Kinds { allowed: vec![] })));
+        assert!(may(rule(None, Rule::MaxTitleBytes { bytes: 0 })));
+        let block = Rule::Block {
+            peers: vec![],
+            initiative: None,
+            side: Some(Side::Sender),
+        };
+        assert!(!may(rule(Some(it.sender.home), block.clone())));
+        assert!(may(rule(Some(it.receiver.home), block)));
+        let suspended = Party {
+            active: false,
+            ..it.sender
+        };
+        assert!(judge_bundle(&[], suspended, it.receiver).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! [`Core`]: the server's parts in one value, for the API, the console, the relay and the broker; and the changes that
 //! cross parts, each in one transaction.
 
+mod seeds;
 mod server;
 mod views;
 

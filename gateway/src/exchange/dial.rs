@@ -6,7 +6,7 @@ use super::wire::{self, Frames, WireError};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use mantel_protocol::api::MAX_ADDRESSES;
-use mantel_protocol::blob::{BlobError, ChunkRange, HashList, chunk_len};
+use mantel_protocol::blob::{BlobError, BlobId, ChunkRange, HashList, chunk_len};
 use mantel_protocol::chunk::{
     Answer, CHUNK_ALPN, CHUNK_PROTOCOL, MAX_ANSWER_FRAME, Refusal, Request, decode, encode,
 };
@@ -269,6 +269,16 @@ impl ChunkStream {
 
     /// Shows the grant; the answer is the blob's hash list, checked against the grant.
     pub async fn hello(&mut self, token: &str, grant: &Grant) -> Result<HashList, FetchError> {
+        self.hello_for(token, grant.blob, grant.blob_bytes).await
+    }
+
+    /// [`ChunkStream::hello`] with a token of either kind, for a blob of this size.
+    pub async fn hello_for(
+        &mut self,
+        token: &str,
+        blob: BlobId,
+        blob_bytes: u64,
+    ) -> Result<HashList, FetchError> {
         let hello = Request::Hello {
             version: CHUNK_PROTOCOL,
             grant: token.to_owned(),
@@ -278,8 +288,8 @@ impl ChunkStream {
             .map_err(FetchError::Lost)?;
         match self.frames.read(&mut self.tls).await? {
             Answer::Accept { hashes } => {
-                let list = HashList::verified(grant.blob, grant.blob_bytes, hashes)
-                    .map_err(FetchError::Hashes)?;
+                let list =
+                    HashList::verified(blob, blob_bytes, hashes).map_err(FetchError::Hashes)?;
                 self.size = list.size();
                 Ok(list)
             }

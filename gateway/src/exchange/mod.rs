@@ -3,7 +3,8 @@
 //! - [`store`]: everything that must survive kill -9. [`driver`]: outboxes, the server's list, one task per order.
 //! - [`deliver`]: the life of one incoming order. [`receive`] performs what the pure machine [`fetch`] decides;
 //!   [`connection`] is one line to a sender, [`dial`] and [`wire`] its transport.
-//! - [`send`] and [`serve`]: the sending side. [`offers`]: what this home offers.
+//! - [`send`] and [`serve`]: the sending side. [`offers`]: what this home offers. [`seed`]: an update's bundle, from home to
+//!   home.
 //!
 //! Nothing that the server or a person acknowledged is lost: requests are written down with their idempotency key before
 //! they are sent, receipts before they are handed in, and repeated until answered.
@@ -21,6 +22,7 @@ mod place;
 mod progress;
 mod receive;
 mod rows;
+mod seed;
 mod send;
 pub mod serve;
 pub mod store;
@@ -29,6 +31,7 @@ pub mod wire;
 pub use rows::{
     Direction, OfferMode, OfferRow, Offered, OrderRow, Ordered, Poster, Stage, WaitingOrder,
 };
+pub use seed::{BundleStream, Seed};
 pub use send::Holder;
 pub use store::SCHEMA;
 
@@ -36,8 +39,10 @@ use crate::catalog::{Catalog, CatalogError, Listing};
 use crate::library::{Library, LibraryError};
 use crate::link::{ApiError, Link, RESYNC_EVERY, Wake};
 use crate::rights::Rights;
-use mantel_protocol::api::{AccountAnswer, HomeEntry};
+use mantel_protocol::api::{AccountAnswer, HomeEntry, SeedOffer};
+use mantel_protocol::blob::HashList;
 use mantel_protocol::ids::{HomeId, OrderId, TitleId};
+use mantel_protocol::key::DeviceId;
 use mantel_protocol::license::Terms;
 use mantel_protocol::money::{Currency, Money};
 use mantel_protocol::restriction::Initiative;
@@ -47,6 +52,7 @@ use mantel_runtime::logging::chain;
 use mantel_runtime::tasks::Tasks;
 use mantel_runtime::tls::TlsError;
 use serve::{ChunkServer, Sending};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
@@ -155,6 +161,8 @@ pub(crate) struct Inner {
     waiting: watch::Sender<Arc<Vec<WaitingOrder>>>,
     offers: watch::Sender<Arc<Vec<OfferRow>>>,
     homes: watch::Sender<Arc<Vec<HomeEntry>>>,
+    /// The bundle that other homes are given.
+    seed: watch::Sender<Option<Arc<Seed>>>,
 }
 
 /// Why the exchange did not start.
@@ -186,12 +194,14 @@ impl Exchange {
         tasks: &Tasks,
     ) -> Result<Self, StartError> {
         let homes = watch::Sender::new(Arc::new(store::homes(&db).await?));
+        let seed = watch::Sender::new(None);
         let holder = Holder {
             db: db.clone(),
             link: link.clone(),
             library: library.clone(),
             rights: rights.clone(),
             homes: homes.subscribe(),
+            seed: seed.subscribe(),
         };
         let server =
             ChunkServer::new(&link.identity().device, Arc::new(holder), db.clone(), tasks)?;
@@ -216,6 +226,7 @@ impl Exchange {
             waiting: watch::Sender::new(Arc::default()),
             offers: watch::Sender::new(Arc::default()),
             homes,
+            seed,
         });
         inner.show_offers().await?;
         inner.show_waiting().await?;
@@ -259,6 +270,29 @@ impl Exchange {
     /// Streams that this home sends now.
     pub fn sending(&self) -> Vec<Sending> {
         self.inner.server.sending()
+    }
+
+    /// Whether other homes may connect directly.
+    pub fn is_direct(&self) -> bool {
+        self.inner.config.direct
+    }
+
+    /// From now on other homes are given this bundle, those that show the server's grant for it; `None`: none.
+    pub fn give_bundle(&self, seed: Option<Seed>) {
+        self.inner.seed.send_replace(seed.map(Arc::new));
+    }
+
+    /// Connects to the first of the homes named that gives the bundle with these hashes, from its chunk `first` on;
+    /// never through the relay. `without`: homes that are left out.
+    pub async fn fetch_bundle(
+        &self,
+        seeds: &[SeedOffer],
+        hashes: &HashList,
+        first: u64,
+        without: &BTreeSet<DeviceId>,
+    ) -> Option<BundleStream> {
+        let key = &self.inner.link.identity().device;
+        seed::open_first(key, seeds, hashes, first, without).await
     }
 
     /// Asks the server for homes, restrictions and catalog now: somebody opened a page that shows them. Does not wait.

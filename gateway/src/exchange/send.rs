@@ -2,6 +2,7 @@
 
 use super::Inner;
 use super::dial::RelayPoint;
+use super::seed::Seed;
 use super::serve::{BlobSource, ChunkServer, Keeper};
 use super::store;
 use crate::library::{BlobError, BlobReader, Library, Title};
@@ -12,9 +13,9 @@ use jiff::Timestamp;
 use mantel_protocol::api::HomeEntry;
 use mantel_protocol::blob::{BlobId, HashList};
 use mantel_protocol::chunk::Refusal;
-use mantel_protocol::grant::Grant;
+use mantel_protocol::grant::{AnyGrant, Grant};
 use mantel_protocol::ids::HomeId;
-use mantel_protocol::key::ServerKey;
+use mantel_protocol::key::{DeviceId, ServerKey};
 use mantel_protocol::restriction::{Exchange, Initiative, Party};
 use mantel_runtime::db::Db;
 use mantel_runtime::logging::chain;
@@ -31,10 +32,19 @@ pub struct Holder {
     pub(super) library: Library,
     pub(super) rights: Rights,
     pub(super) homes: watch::Receiver<Arc<Vec<HomeEntry>>>,
+    pub(super) seed: watch::Receiver<Option<Arc<Seed>>>,
+}
+
+/// What is sent.
+pub enum Held {
+    /// A title's sealed bytes.
+    Title(BlobReader),
+    /// An update's bundle.
+    Bundle(Arc<Seed>),
 }
 
 impl Keeper for Holder {
-    type Blob = BlobReader;
+    type Blob = Held;
 
     fn server_key(&self) -> Option<ServerKey> {
         self.link.enrolment().map(|enrolment| enrolment.server.key)
@@ -44,9 +54,24 @@ impl Keeper for Holder {
         self.link.now_signed()
     }
 
-    async fn permit(&self, grant: &Grant) -> Result<(), Refusal> {
+    async fn permit(&self, grant: &AnyGrant) -> Result<(), Refusal> {
         let Some(enrolment) = self.link.enrolment() else {
             return Err(Refusal::Restricted);
+        };
+        let grant = match grant {
+            AnyGrant::Delivery(grant) => grant,
+            AnyGrant::Bundle(grant) => {
+                let seed = self.seed.borrow().clone();
+                let seed = seed.filter(|seed| seed.hashes().id() == grant.bundle);
+                let receiver = self.home_of(grant.receiver).await;
+                let receiver = receiver.ok_or(Refusal::Restricted)?;
+                let may = self.rights.may_give_bundle(enrolment.home, receiver);
+                may.map_err(|denial| {
+                    warn!(grant = %grant.id, %denial, "a bundle is refused here");
+                    Refusal::Restricted
+                })?;
+                return seed.ok_or(Refusal::NotHere)?.permit();
+            }
         };
         let title = self.library.title(grant.title).await.map_err(|error| {
             warn!(error = %chain(&error), "a title to be sent cannot be read");
@@ -62,27 +87,37 @@ impl Keeper for Holder {
         })
     }
 
-    async fn blob(&self, blob: BlobId) -> Result<Option<BlobReader>, Refusal> {
-        self.library.blobs().read(blob).await.map_err(|error| {
+    async fn blob(&self, blob: BlobId) -> Result<Option<Held>, Refusal> {
+        let seed = self.seed.borrow().clone();
+        if let Some(seed) = seed.filter(|seed| seed.hashes().id() == blob) {
+            return Ok(Some(Held::Bundle(seed)));
+        }
+        let found = self.library.blobs().read(blob).await.map_err(|error| {
             warn!(%blob, error = %chain(&error), "a blob to be sent cannot be read");
             Refusal::Unreadable
-        })
+        })?;
+        Ok(found.map(Held::Title))
     }
 }
 
 impl Holder {
-    /// The home whose device a grant names: from the directory last heard, or, of a new home, asked now.
-    async fn receiver_of(&self, grant: &Grant) -> Option<HomeId> {
+    /// The home of a device: from the directory last heard, or, of a new home, asked now.
+    async fn home_of(&self, device: DeviceId) -> Option<HomeId> {
         let among = |homes: &[HomeEntry]| {
             homes
                 .iter()
-                .find(|home| home.device == grant.receiver)
+                .find(|home| home.device == device)
                 .map(|home| home.home)
         };
         if let Some(home) = among(&self.homes.borrow()) {
             return Some(home);
         }
-        if let Some(home) = among(&self.link.api().ok()?.homes().await.ok()?) {
+        among(&self.link.api().ok()?.homes().await.ok()?)
+    }
+
+    /// The home whose device a grant names.
+    async fn receiver_of(&self, grant: &Grant) -> Option<HomeId> {
+        if let Some(home) = self.home_of(grant.receiver).await {
             return Some(home);
         }
         let order = store::order(&self.db, grant.order).await.ok()??;
@@ -114,13 +149,20 @@ fn exchange_of(
     }
 }
 
-impl BlobSource for BlobReader {
+impl BlobSource for Held {
     fn hashes(&self) -> &HashList {
-        BlobReader::hashes(self)
+        match self {
+            Self::Title(blob) => blob.hashes(),
+            Self::Bundle(seed) => seed.hashes(),
+        }
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        BlobReader::read_at(self, offset, len)
+        let blob = match self {
+            Self::Title(blob) => blob,
+            Self::Bundle(seed) => return seed.read_at(offset, len).await,
+        };
+        blob.read_at(offset, len)
             .await
             .map_err(|error| match error {
                 BlobError::Disk { source, .. } => source,

@@ -11,8 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use mantel_protocol::api::{
     AccountAnswer, EnrolRequest, Enrolled, GrantAnswer, GrantRequest, HomeEntry, LicenseAnswer,
     LicenseRequest, OrderEntry, OrderRequest, PresenceAnswer, PresenceReport, Problem, ProblemCode,
-    ProblemReport, PublishRequest, ReceiptRequest, RestrictionsAnswer, SendTask, ServerCard,
-    TimeAnswer, TitleEntry, UpdateAnswer, UpdateOutcome, UpdateQuestion,
+    ProblemReport, PublishRequest, ReceiptRequest, RestrictionsAnswer, SeedOffer, SendTask,
+    ServerCard, TimeAnswer, TitleEntry, UpdateAnswer, UpdateOutcome, UpdateQuestion,
 };
 use mantel_protocol::ids::{DeliveryId, OrderId, TitleId};
 use mantel_protocol::key::ServerKey;
@@ -500,9 +500,8 @@ impl ApiClient {
             .await
     }
 
-    /// `POST /v1/updates`: what there is that is newer than `running`.
-    pub async fn ask_update(&self, running: Version) -> Result<UpdateAnswer, ApiError> {
-        let question = UpdateQuestion { running };
+    /// `POST /v1/updates`: what there is that is newer.
+    pub async fn ask_update(&self, question: UpdateQuestion) -> Result<UpdateAnswer, ApiError> {
         self.send(Method::POST, "/v1/updates", &question, Again::Yes)
             .await
     }
@@ -529,6 +528,12 @@ impl ApiClient {
             return Err(ApiError::Answer);
         }
         Ok(bytes)
+    }
+
+    /// `POST /v1/updates/{version}/seeds`: homes that give the bundle.
+    pub async fn update_seeds(&self, version: Version) -> Result<Vec<SeedOffer>, ApiError> {
+        let path = format!("/v1/updates/{version}/seeds");
+        self.call(Method::POST, &path, Again::Yes).await
     }
 
     /// `POST /v1/updates/{version}/outcome`; the last word counts, so repeating is safe.

@@ -11,11 +11,13 @@ use crate::link::{ApiError, Link};
 use jiff::{SignedDuration, Timestamp};
 use mantel_protocol::blob::BlobId;
 use mantel_protocol::envelope::{self, EnvelopeError};
-use mantel_protocol::ids::TitleId;
+use mantel_protocol::ids::{HomeId, TitleId};
 use mantel_protocol::key::ServerKey;
 use mantel_protocol::license::{License, LicenseRefusal, Use};
 use mantel_protocol::manifest::{TitleKeys, license_context};
-use mantel_protocol::restriction::{self, Denial, Exchange, MAX_RESTRICTIONS, RestrictionSet};
+use mantel_protocol::restriction::{
+    self, Denial, Exchange, MAX_RESTRICTIONS, Party, RestrictionSet,
+};
 use mantel_protocol::seal::ContentKey;
 use mantel_protocol::token::{TokenError, verify_ignoring_time};
 use mantel_runtime::db::{Db, DbError};
@@ -136,6 +138,25 @@ impl LocalRules {
         restriction::judge(&set.restrictions, &exchange, |_, _, _| 0)?;
         Ok(())
     }
+
+    /// Judges whether `sender`, this home, may give an update's bundle to another.
+    pub fn judge_bundle(
+        &self,
+        sender: HomeId,
+        receiver: HomeId,
+        now: Timestamp,
+    ) -> Result<(), LocalDenial> {
+        let set = self.set.as_ref().ok_or(LocalDenial::Unknown)?;
+        if now >= set.validity.expires {
+            return Err(LocalDenial::Expired(set.validity.expires));
+        }
+        let party = |home| Party {
+            home,
+            active: home != set.home || set.active,
+        };
+        restriction::judge_bundle(&set.restrictions, party(sender), party(receiver))?;
+        Ok(())
+    }
 }
 
 /// What this gateway may play, send and receive; cheap to clone.
@@ -205,6 +226,12 @@ impl Rights {
     pub fn may_exchange(&self, exchange: &Exchange) -> Result<(), LocalDenial> {
         let rules = Arc::clone(&self.rules.borrow());
         rules.judge(exchange, self.link.now_signed())
+    }
+
+    /// Judges by the restrictions known here whether this home may give an update's bundle to another.
+    pub fn may_give_bundle(&self, here: HomeId, receiver: HomeId) -> Result<(), LocalDenial> {
+        let rules = Arc::clone(&self.rules.borrow());
+        rules.judge_bundle(here, receiver, self.link.now_signed())
     }
 
     /// Verifies and stores a license from the vault.
@@ -359,9 +386,9 @@ fn verified_set(server: &ServerKey, token: &str) -> Result<RestrictionSet, Token
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mantel_protocol::ids::{HomeId, RestrictionId};
+    use mantel_protocol::ids::RestrictionId;
     use mantel_protocol::manifest::MediaKind;
-    use mantel_protocol::restriction::{Initiative, Party, Restriction, Rule};
+    use mantel_protocol::restriction::{Initiative, Restriction, Rule};
     use mantel_protocol::token::Validity;
 
     fn at(second: i64) -> Timestamp {

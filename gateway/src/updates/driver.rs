@@ -1,17 +1,18 @@
 //! Performs what `decide` says: reads the stored state, gathers the facts, takes one step, looks again.
 
 use super::decide::{Action, Answered, Due, Facts, Said, Stage, Why, answered, decide};
-use super::fetch::{self, Fetch, TakeError};
+use super::fetch::{self, Fetch};
+use super::homes::{self, Homes};
+use super::pieces::FETCH_AGAIN;
 use super::store::{self, Stored, StoredUpdate};
 use super::system::Request;
 use super::{Inner, Shown, ShownFailure, ShownUpdate, quiet};
-use crate::link::{ApiError, LinkStatus, Wake};
+use crate::link::{LinkStatus, Wake};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use mantel_protocol::api::{ProblemCode, UpdateOffer, UpdateOutcome};
+use mantel_protocol::api::{ProblemCode, UpdateOffer, UpdateOutcome, UpdateQuestion};
 use mantel_protocol::blob::BlobId;
-use mantel_protocol::update::Outcome;
-use mantel_protocol::words::size;
+use mantel_protocol::update::{Outcome, Version};
 use mantel_runtime::db::DbError;
 use mantel_runtime::logging::chain;
 use mantel_runtime::tasks::Tasks;
@@ -25,12 +26,6 @@ use tracing::{debug, info, warn};
 const ASK_EVERY: Duration = Duration::from_hours(6);
 /// The pause after the server did not answer a question or a report.
 const ASK_AGAIN: Duration = Duration::from_mins(5);
-/// The pause after a piece did not come.
-const FETCH_AGAIN: Duration = Duration::from_secs(30);
-/// The pause when the disk is full or refuses.
-const DISK_AGAIN: Duration = Duration::from_mins(10);
-/// The pause after wrong bytes: they will be wrong for a while.
-const WRONG_AGAIN: Duration = Duration::from_hours(1);
 /// How long the system may take to take a request.
 const TAKEN_WITHIN: Duration = Duration::from_mins(1);
 /// The pause before the system is asked again for what it refused, or for a restart that did not come.
@@ -41,24 +36,29 @@ const INSTALLED_WITHIN: Duration = Duration::from_hours(1);
 const LOOK_SOON: Duration = Duration::from_secs(2);
 /// How often is looked while nothing does.
 const LOOK_LATER: Duration = Duration::from_mins(1);
+/// A bundle that is kept for other homes alone is deleted when the store has less room than this.
+const KEPT_MIN_FREE: u64 = 1024 * 1024 * 1024;
 
 /// From when on each thing may be done, by the monotonic clock.
 #[derive(Default)]
-struct Next {
-    ask: Duration,
-    fetch: Duration,
+pub(super) struct Next {
+    pub(super) ask: Duration,
+    pub(super) fetch: Duration,
     request: Duration,
     give_up: Duration,
     report: Duration,
 }
 
-struct Driver {
-    inner: Arc<Inner>,
-    next: Next,
-    fetch: Option<(BlobId, Fetch)>,
-    percent: u64,
-    problem: Option<String>,
+pub(super) struct Driver {
+    pub(super) inner: Arc<Inner>,
+    pub(super) next: Next,
+    pub(super) fetch: Option<(BlobId, Fetch)>,
+    pub(super) homes: Homes,
+    pub(super) percent: u64,
+    pub(super) problem: Option<String>,
     asked: Option<Timestamp>,
+    /// The bundle that other homes are given.
+    gives: Option<(BlobId, Version)>,
 }
 
 /// Notes what the system says of its start, and goes on from there.
@@ -74,29 +74,42 @@ pub(super) async fn start(inner: &Arc<Inner>, tasks: &Tasks) -> Result<(), DbErr
             store::note_outcome(db, failed.clone(), Outcome::Failed, words, now).await?;
         }
     }
+    if !inner.parts.exchange.is_direct() {
+        store::unkeep(db).await?;
+    }
     let stored = store::load(db).await?;
-    let mut next = Next::default();
+    let mut next = Next {
+        ask: inner.parts.clock.monotonic() + at_random(inner.spread),
+        ..Next::default()
+    };
     match stored.under_way.as_ref().map(|stored| stored.it.stage) {
-        None => clear(inner).await,
+        None if stored.kept.is_none() => clear(inner).await,
         // The gateway ended in the middle: the system may be about to answer.
         Some(Stage::Installing | Stage::Restarting) => {
             let now = inner.parts.clock.monotonic();
             next.request = now + TAKEN_WITHIN;
             next.give_up = now + INSTALLED_WITHIN;
         }
-        Some(_) => {}
+        None | Some(_) => {}
     }
     let driver = Driver {
         inner: Arc::clone(inner),
         next,
         fetch: None,
+        homes: Homes::default(),
         percent: 0,
         problem: None,
         asked: None,
+        gives: None,
     };
     driver.show(&stored);
     tasks.spawn("updates", driver.run());
     Ok(())
+}
+
+/// A moment within `spread`, another one in each home and each time.
+fn at_random(spread: Duration) -> Duration {
+    spread.mul_f64(rand::random())
 }
 
 /// Deletes a bundle that is not needed any more.
@@ -107,7 +120,7 @@ async fn clear(inner: &Inner) {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -143,10 +156,7 @@ impl Driver {
                 () = inner.look.notified() => {}
                 changed = status.changed() => if changed.is_err() { return },
                 wake = wakes.recv() => match wake {
-                    Ok(Wake::Updates) | Err(RecvError::Lagged(_)) => {
-                        self.next.ask = Duration::ZERO;
-                        self.next.fetch = Duration::ZERO;
-                    }
+                    Ok(Wake::Updates) | Err(RecvError::Lagged(_)) => self.look_soon(),
                     Ok(_) => {}
                     Err(RecvError::Closed) => return,
                 },
@@ -157,6 +167,7 @@ impl Driver {
     /// One step; how long to rest after it.
     async fn step(&mut self) -> Result<Duration, DbError> {
         let stored = store::load(&self.inner.parts.db).await?;
+        self.give(&stored).await?;
         self.show(&stored);
         let facts = self.facts(&stored);
         let under_way = stored.under_way.as_ref();
@@ -165,7 +176,7 @@ impl Driver {
             return match action {
                 Action::Report => self.report(&stored).await,
                 Action::Ask => self.ask(&stored).await,
-                _ => Ok(LOOK_LATER),
+                _ => self.make_room(&stored).await,
             };
         };
         let (db, version) = (&self.inner.parts.db, update.it.version);
@@ -175,7 +186,10 @@ impl Driver {
             Action::Report => return self.report(&stored).await,
             Action::Ask => return self.ask(&stored).await,
             Action::Fetch => return self.fetch(update).await,
-            Action::FetchAgain => store::set_stage(db, Stage::Fetching).await?,
+            Action::FetchAgain => {
+                store::unkeep(db).await?;
+                store::set_stage(db, Stage::Fetching).await?;
+            }
             Action::Install => {
                 store::begin_install(db, self.inner.folder.mark()).await?;
                 self.problem = None;
@@ -217,7 +231,54 @@ impl Driver {
         Ok(Duration::ZERO)
     }
 
-    fn after(&self, pause: Duration) -> Duration {
+    /// The server speaks of updates: everybody is told at once, and each looks at its own moment.
+    fn look_soon(&mut self) {
+        let at = self.after(at_random(self.inner.spread));
+        self.next.ask = self.next.ask.min(at);
+        self.next.fetch = self.next.fetch.min(at);
+    }
+
+    /// Gives the bundle that is kept to other homes, or no longer.
+    async fn give(&mut self, stored: &Stored) -> Result<(), DbError> {
+        let kept = stored.kept.as_ref().map(|offer| offer.bundle);
+        if kept == self.gives.map(|(bundle, _)| bundle) {
+            return Ok(());
+        }
+        self.gives = None;
+        let exchange = self.inner.parts.exchange.clone();
+        let Some(offer) = &stored.kept else {
+            exchange.give_bundle(None);
+            return Ok(());
+        };
+        match homes::seed(&self.inner, offer).await {
+            Ok(seed) => {
+                info!(version = %offer.version, "other homes may fetch an update from here");
+                exchange.give_bundle(Some(seed));
+                self.gives = Some((offer.bundle, offer.version));
+                Ok(())
+            }
+            Err(error) => {
+                debug!(version = %offer.version, %error, "the bundle is not here to be given");
+                exchange.give_bundle(None);
+                store::unkeep(&self.inner.parts.db).await
+            }
+        }
+    }
+
+    /// Nothing is under way. The bundle that is kept for others alone makes room for the household's own things.
+    async fn make_room(&mut self, stored: &Stored) -> Result<Duration, DbError> {
+        if stored.kept.is_some() && self.inner.parts.library.free_bytes().await < KEPT_MIN_FREE {
+            info!(
+                "the disk gets full: an update's bundle that was kept for other homes is deleted"
+            );
+            self.forget().await?;
+            self.next.ask = Duration::ZERO;
+            return Ok(Duration::ZERO);
+        }
+        Ok(LOOK_LATER)
+    }
+
+    pub(super) fn after(&self, pause: Duration) -> Duration {
         self.inner.parts.clock.monotonic() + pause
     }
 
@@ -232,7 +293,9 @@ impl Driver {
         let now = parts.clock.monotonic();
         let online = *parts.link.status().borrow() == LinkStatus::Online;
         let unreported = stored.outcomes.iter().any(|it| !it.reported);
-        let hour = parts.clock.now().to_zoned(TimeZone::system()).hour();
+        let time = parts.clock.now().to_zoned(TimeZone::system()).time();
+        let minute =
+            u32::from(time.hour().unsigned_abs()) * 60 + u32::from(time.minute().unsigned_abs());
         let heard = stored.under_way.as_ref().map(|it| it.heard.as_str());
         Facts {
             running: system.version,
@@ -246,7 +309,7 @@ impl Driver {
             said: heard.and_then(|heard| folder.said_since(heard)),
             asked: folder.is_asked(),
             quiet: quiet::busy(parts).is_none(),
-            night: quiet::is_night(hour),
+            night: quiet::is_night(minute, parts.link.device()),
             due: Due {
                 ask: online && now >= self.next.ask,
                 fetch: online && now >= self.next.fetch,
@@ -295,11 +358,14 @@ impl Driver {
         let inner = Arc::clone(&self.inner);
         let running = inner.system.version;
         let answer = match inner.parts.link.api() {
-            Ok(api) => api.ask_update(running).await,
+            Ok(api) => {
+                let holds = self.gives.map(|(_, version)| version);
+                api.ask_update(UpdateQuestion { running, holds }).await
+            }
             Err(error) => Err(error),
         };
-        let offer = match answer {
-            Ok(answer) => answer.offer,
+        let (offer, keep) = match answer {
+            Ok(answer) => (answer.offer, answer.keep),
             Err(error) => {
                 // A server that does not know the question will not know it in five minutes.
                 let unknown = error.code() == Some(ProblemCode::NotFound);
@@ -308,7 +374,7 @@ impl Driver {
                 return Ok(Duration::ZERO);
             }
         };
-        self.next.ask = self.after(ASK_EVERY);
+        self.next.ask = self.after(ASK_EVERY + at_random(self.inner.spread));
         self.asked = Some(inner.parts.clock.now());
         let offer = offer.filter(|offer| match offer.hashes() {
             Ok(_) => true,
@@ -327,6 +393,13 @@ impl Driver {
             (Answered::Drop, _) => {
                 info!("an update is not offered any more");
                 self.forget().await?;
+            }
+            _ if !keep && self.gives.is_some() => {
+                store::unkeep(&inner.parts.db).await?;
+                if under_way.is_none() {
+                    info!("an update's bundle is not wanted by other homes any more");
+                    clear(&inner).await;
+                }
             }
             _ => {}
         }
@@ -356,12 +429,15 @@ impl Driver {
         let (db, now) = (&self.inner.parts.db, self.inner.parts.clock.now());
         store::note_outcome(db, update.it.version.to_string(), outcome, words, now).await?;
         self.begin_anew();
-        clear(&self.inner).await;
+        if store::load(&self.inner.parts.db).await?.kept.is_none() {
+            clear(&self.inner).await;
+        }
         Ok(())
     }
 
     fn begin_anew(&mut self) {
         self.fetch = None;
+        self.homes = Homes::default();
         self.percent = 0;
         self.problem = None;
         self.next.fetch = Duration::ZERO;
@@ -375,107 +451,6 @@ impl Driver {
         if let Err(error) = self.inner.folder.ask(request) {
             warn!(%error, ?request, "the system was not asked");
             self.problem = Some("The system cannot be asked. It is tried again by itself.".into());
-        }
-    }
-
-    /// Fetches one piece, or ends the fetching.
-    async fn fetch(&mut self, update: &StoredUpdate) -> Result<Duration, DbError> {
-        let version = update.it.version;
-        let (pause, problem) = match self.piece(update).await {
-            Ok(Piece::Taken) => {
-                self.problem = None;
-                return Ok(Duration::ZERO);
-            }
-            Ok(Piece::AllHere) => {
-                info!(%version, "an update's bundle is here, whole and right");
-                self.fetch = None;
-                self.problem = None;
-                store::set_stage(&self.inner.parts.db, Stage::Ready).await?;
-                return Ok(Duration::ZERO);
-            }
-            Err(Hitch::Room { needed, free }) => {
-                let words = format!(
-                    "There is no room for version {version}: {} are needed and {} are free. What is here is kept; remove \
-                     titles, then it goes on by itself.",
-                    size(needed),
-                    size(free)
-                );
-                (DISK_AGAIN, Some(words))
-            }
-            Err(Hitch::Disk(error)) => {
-                warn!(%version, %error, "an update cannot be written");
-                self.fetch = None;
-                let words = "The disk refused a part of it. It is tried again in 10 minutes.";
-                (DISK_AGAIN, Some(words.to_owned()))
-            }
-            Err(Hitch::Wrong(error)) => {
-                warn!(%version, error = %chain(&error), "the server sent wrong bytes of an update; they were not kept");
-                let words = format!(
-                    "What the server sent of version {version} is damaged, and was not kept. It is tried again in an hour; \
-                     the operator can see to it."
-                );
-                (WRONG_AGAIN, Some(words))
-            }
-            Err(Hitch::Server(error)) => {
-                debug!(%version, error = %chain(&error), "a piece of an update did not come");
-                if error.code() == Some(ProblemCode::NotFound) {
-                    self.next.ask = Duration::ZERO;
-                }
-                let words = "The server did not send the next part. It goes on by itself.";
-                (FETCH_AGAIN, Some(words.to_owned()))
-            }
-        };
-        self.next.fetch = self.after(pause);
-        self.problem = problem;
-        Ok(Duration::ZERO)
-    }
-
-    /// One piece.
-    async fn piece(&mut self, update: &StoredUpdate) -> Result<Piece, Hitch> {
-        let inner = Arc::clone(&self.inner);
-        let fetch = match self.fetch.take() {
-            Some((bundle, fetch)) if bundle == update.offer.bundle => fetch,
-            _ => {
-                let hashes = Arc::new(update.offer.hashes().map_err(Hitch::Wrong)?);
-                let folder = inner.update_dir.clone();
-                let opened = blocking(move || Fetch::open(&folder, hashes)).await;
-                opened.map_err(Hitch::Disk)?
-            }
-        };
-        let (whole, done) = (fetch.hashes().size(), fetch.bytes_done());
-        let missing = fetch.missing();
-        self.percent = done * 100 / whole;
-        self.fetch = Some((update.offer.bundle, fetch));
-        let Some((start, count)) = missing else {
-            let Some((_, fetch)) = self.fetch.take() else {
-                return Ok(Piece::AllHere);
-            };
-            blocking(move || fetch.keep()).await.map_err(Hitch::Disk)?;
-            return Ok(Piece::AllHere);
-        };
-        // The rest, and once more all of it: the system makes a copy of its own before it reads it.
-        let (needed, free) = (whole - done + whole, inner.parts.library.free_bytes().await);
-        if needed > free {
-            return Err(Hitch::Room { needed, free });
-        }
-        let api = inner.parts.link.api().map_err(Hitch::Server)?;
-        let bytes = api.bundle_piece(update.offer.version, start, count).await;
-        let bytes = bytes.map_err(Hitch::Server)?;
-        let Some((bundle, mut fetch)) = self.fetch.take() else {
-            return Ok(Piece::Taken);
-        };
-        let (fetch, taken) = blocking(move || {
-            let taken = fetch.take(&bytes);
-            Ok((fetch, taken))
-        })
-        .await
-        .map_err(Hitch::Disk)?;
-        self.percent = fetch.bytes_done() * 100 / whole;
-        self.fetch = Some((bundle, fetch));
-        match taken {
-            Ok(()) => Ok(Piece::Taken),
-            Err(TakeError::Wrong(error)) => Err(Hitch::Wrong(error)),
-            Err(TakeError::Disk(error)) => Err(Hitch::Disk(error)),
         }
     }
 
@@ -498,6 +473,7 @@ impl Driver {
                 } else {
                     100
                 },
+                from_homes: self.homes.bytes(),
                 restart_wanted: it.restart_wanted,
                 busy: waits.then(|| quiet::busy(parts)).flatten(),
                 problem: self.problem.clone(),
@@ -522,6 +498,7 @@ impl Driver {
             under_way,
             failed: still.next(),
             asked: self.asked,
+            gives: self.gives.map(|(_, version)| version),
         };
         self.inner.shown.send_if_modified(|before| {
             let changed = **before != shown;
@@ -531,18 +508,4 @@ impl Driver {
             changed
         });
     }
-}
-
-/// What came of a step of fetching.
-enum Piece {
-    Taken,
-    AllHere,
-}
-
-/// Why a piece did not come to disk.
-enum Hitch {
-    Room { needed: u64, free: u64 },
-    Disk(io::Error),
-    Wrong(mantel_protocol::blob::BlobError),
-    Server(ApiError),
 }

@@ -2,8 +2,11 @@
 //! when the household says so; what came of it is told on the pages and to the server.
 //!
 //! - `decide`: the next step, pure. `driver`: performs it. `store`: what survives a crash.
-//! - `system`: the files by which the gateway and the appliance's system talk. `fetch`: the bundle's way to disk.
-//!   `quiet`: what an update waits for.
+//! - `system`: the files by which the gateway and the appliance's system talk. `quiet`: what an update waits for.
+//! - `fetch`: the bundle's way to disk. `pieces`: where its pieces come from. `homes`: other homes that give it.
+//!
+//! A bundle that is whole is given to other homes, too, that show the server's grant for it: until something newer is
+//! fetched, the version failed here or was withdrawn, or the disk gets full.
 //!
 //! The gateway may not install anything itself, nor restart the machine: it asks the system, which checks the bundle's
 //! signature and goes back by itself when a version does not prove good. On a machine that is no appliance (there is no
@@ -12,6 +15,8 @@
 pub mod decide;
 mod driver;
 mod fetch;
+mod homes;
+mod pieces;
 mod quiet;
 pub mod store;
 pub mod system;
@@ -35,6 +40,7 @@ use mantel_runtime::tasks::Tasks;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use system::{System, SystemFolder};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
@@ -45,12 +51,16 @@ use tracing::{info, warn};
 pub struct SystemConfig {
     /// The folder by which the system and the gateway talk.
     pub folder: PathBuf,
+    /// Updates are looked for at a random moment within so many minutes after the start, after each six hours, and after
+    /// the server speaks of one: so not all homes come at once, and the first have it to give when the others come.
+    pub spread_minutes: u32,
 }
 
 impl Default for SystemConfig {
     fn default() -> Self {
         Self {
             folder: PathBuf::from("/run/mantel"),
+            spread_minutes: 30,
         }
     }
 }
@@ -68,6 +78,8 @@ pub struct Shown {
     pub failed: Option<ShownFailure>,
     /// When the server was last asked, and answered.
     pub asked: Option<Timestamp>,
+    /// The version whose bundle other homes may fetch from here.
+    pub gives: Option<Version>,
 }
 
 /// An update under way.
@@ -81,6 +93,8 @@ pub struct ShownUpdate {
     pub proving: bool,
     /// How much of its bundle is here, hundredths.
     pub percent: u64,
+    /// Bytes of it that came from other homes since this program started.
+    pub from_homes: u64,
     /// Whether "Restart now" was pressed.
     pub restart_wanted: bool,
     /// What it waits for, as "a title is playing".
@@ -135,6 +149,8 @@ struct Inner {
     system: System,
     /// Where the bundle is put.
     update_dir: PathBuf,
+    /// The longest that is waited with a question to the server.
+    spread: Duration,
     shown: watch::Sender<Arc<Shown>>,
     /// Asks for a look now.
     look: Notify,
@@ -164,12 +180,14 @@ impl Updates {
             under_way: None,
             failed: None,
             asked: None,
+            gives: None,
         };
         let inner = Arc::new(Inner {
             parts,
             folder,
             system,
             update_dir: data_dir.join("update"),
+            spread: Duration::from_mins(config.spread_minutes.into()),
             shown: watch::Sender::new(Arc::new(shown)),
             look: Notify::new(),
         });

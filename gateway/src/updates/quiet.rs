@@ -4,9 +4,12 @@ use super::Parts;
 use crate::cameras::RecordingState;
 use crate::devices::DeviceImportState;
 use crate::exchange::Stage;
+use mantel_protocol::key::DeviceId;
 
-/// The first hour of the night in which the machine may restart by itself, and the first hour after it; local time.
-const NIGHT: std::ops::Range<i8> = 3..5;
+/// The night in which the machine may restart by itself, minutes after midnight, local time: 3 to 5 o'clock.
+const NIGHT: std::ops::Range<u32> = 180..300;
+/// Each home's night begins at a minute of its own within so many, so that not all homes come back to the server at once.
+const SPREAD: u32 = 90;
 
 /// What is going on, as it completes "it waits because …"; `None`: nothing.
 pub fn busy(parts: &Parts) -> Option<&'static str> {
@@ -41,9 +44,11 @@ pub fn busy(parts: &Parts) -> Option<&'static str> {
     None
 }
 
-/// Whether the machine may restart by itself at this hour.
-pub fn is_night(hour: i8) -> bool {
-    NIGHT.contains(&hour)
+/// Whether the machine of this device may restart by itself, so many minutes after midnight.
+pub fn is_night(minute: u32, device: DeviceId) -> bool {
+    let [low, high, ..] = device.0;
+    let own = u32::from(u16::from_le_bytes([low, high])) % SPREAD;
+    (NIGHT.start + own..NIGHT.end).contains(&minute)
 }
 
 #[cfg(test)]
@@ -70,8 +75,20 @@ mod tests {
     }
 
     #[test]
-    fn the_night_is_from_three_to_five() {
-        let hours: Vec<i8> = (0..24).filter(|hour| is_night(*hour)).collect();
-        assert_eq!(hours, [3, 4]);
+    fn the_night_is_from_three_to_five_and_begins_in_each_home_at_its_own_minute() {
+        let night = |device| -> Vec<u32> {
+            let minutes = (0..24 * 60).filter(|minute| is_night(*minute, device));
+            minutes.collect()
+        };
+        let mut begins = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let device = DeviceId(*blake3::hash(&[seed]).as_bytes());
+            let minutes = night(device);
+            assert_eq!(minutes, night(device));
+            assert!(minutes[0] >= 3 * 60 && minutes.last() == Some(&(5 * 60 - 1)));
+            assert!(minutes.len() > 30, "{}", minutes.len());
+            begins.insert(minutes[0]);
+        }
+        assert!(begins.len() > 50, "{begins:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What must survive a crash: the update under way and what came of updates.
+//! What must survive a crash: the update under way, the bundle that is kept for other homes, what came of updates.
 
 use super::decide::{Stage, UnderWay};
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 /// The tables.
 pub const SCHEMA: Schema = Schema {
     module: "updates",
-    steps: &[include_str!("schema.sql")],
+    steps: &[include_str!("schema.sql"), include_str!("kept.sql")],
 };
 
 /// The update under way, as it is stored.
@@ -45,6 +45,8 @@ pub struct StoredOutcome {
 pub struct Stored {
     /// The update under way.
     pub under_way: Option<StoredUpdate>,
+    /// The bundle that is here whole, for other homes too.
+    pub kept: Option<UpdateOffer>,
     /// What came of updates, newest first.
     pub outcomes: Vec<StoredOutcome>,
 }
@@ -80,6 +82,7 @@ pub async fn load(db: &Db) -> Result<Stored, DbError> {
     db.read(|c| {
         Ok(Stored {
             under_way: under_way(c)?,
+            kept: kept(c)?,
             outcomes: outcomes(c)?,
         })
     })
@@ -105,6 +108,17 @@ fn under_way(c: &Connection) -> rusqlite::Result<Option<StoredUpdate>> {
         })
     });
     row.optional()
+}
+
+fn kept(c: &Connection) -> rusqlite::Result<Option<UpdateOffer>> {
+    let mut query = c.prepare_cached("SELECT offer FROM update_kept")?;
+    let offer = query.query_row([], |row| row.get::<_, String>("offer"));
+    let Some(offer) = offer.optional()? else {
+        return Ok(None);
+    };
+    serde_json::from_str(&offer)
+        .map(Some)
+        .map_err(|_| damaged())
 }
 
 fn outcomes(c: &Connection) -> rusqlite::Result<Vec<StoredOutcome>> {
@@ -137,6 +151,7 @@ pub async fn take(db: &Db, offer: &UpdateOffer) -> Result<(), DbError> {
         word(Stage::Fetching),
     );
     write(db, move |tx| {
+        tx.execute("DELETE FROM update_kept", [])?;
         tx.execute(
             "INSERT INTO update_under_way (one, offer, stage, tries, heard, restart_wanted) VALUES (1, $1, $2, 0, '', 0)
              ON CONFLICT (one) DO UPDATE SET offer = excluded.offer, stage = excluded.stage, tries = 0, heard = '',
@@ -156,6 +171,31 @@ pub async fn set_stage(db: &Db, stage: Stage) -> Result<(), DbError> {
     })
     .await
     .map(drop)
+}
+
+/// Notes that the bundle is here, whole and right; `keep`: for other homes too.
+pub async fn note_whole(db: &Db, keep: bool) -> Result<(), DbError> {
+    let stage = word(Stage::Ready);
+    write(db, move |tx| {
+        if keep {
+            tx.execute(
+                // SQLite takes ON CONFLICT after a SELECT only where that has a WHERE.
+                "INSERT INTO update_kept (one, offer) SELECT 1, offer FROM update_under_way WHERE TRUE
+                 ON CONFLICT (one) DO UPDATE SET offer = excluded.offer",
+                [],
+            )?;
+        }
+        tx.execute("UPDATE update_under_way SET stage = $1", [stage])
+    })
+    .await
+    .map(drop)
+}
+
+/// The bundle is no longer for other homes.
+pub async fn unkeep(db: &Db) -> Result<(), DbError> {
+    write(db, |tx| tx.execute("DELETE FROM update_kept", []))
+        .await
+        .map(drop)
 }
 
 /// Notes that the system is asked to install it; `heard` is the mark of what it said before.
@@ -183,14 +223,17 @@ pub async fn want_restart(db: &Db) -> Result<bool, DbError> {
     .await
 }
 
-/// Forgets the update under way.
+/// Forgets the update under way, and the bundle.
 pub async fn forget(db: &Db) -> Result<(), DbError> {
-    write(db, |tx| tx.execute("DELETE FROM update_under_way", []))
-        .await
-        .map(drop)
+    write(db, |tx| {
+        tx.execute("DELETE FROM update_kept", [])?;
+        tx.execute("DELETE FROM update_under_way", [])
+    })
+    .await
+    .map(drop)
 }
 
-/// Notes what came of a version, and that it is not under way any more. A version that the server cannot know need not
+/// Notes what came of a version, and that it is not under way any more. What failed is not given to others. A version that the server cannot know need not
 /// be reported.
 pub async fn note_outcome(
     db: &Db,
@@ -204,6 +247,10 @@ pub async fn note_outcome(
         let ended = under_way(tx)?.filter(|stored| stored.it.version.to_string() == version);
         if ended.is_some() {
             tx.execute("DELETE FROM update_under_way", [])?;
+        }
+        let failed = outcome == Outcome::Failed;
+        if failed && kept(tx)?.is_some_and(|offer| offer.version.to_string() == version) {
+            tx.execute("DELETE FROM update_kept", [])?;
         }
         tx.execute(
             "INSERT INTO update_outcomes (version, outcome, words, at_ms, reported, dismissed)
@@ -313,6 +360,45 @@ mod tests {
         dismiss(&db).await.expect("written");
         let outcomes = load(&db).await.expect("read").outcomes;
         assert!(outcomes.iter().all(|it| it.reported && it.dismissed));
+    }
+
+    #[tokio::test]
+    async fn a_bundle_is_kept_for_others_until_it_fails_or_something_newer_comes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let db = Db::open(&folder.path().join("t.db"), &[SCHEMA]).expect("opens");
+        let kept = async || {
+            let stored = load(&db).await.expect("read");
+            stored.kept.map(|offer| offer.version.to_string())
+        };
+        let came = async |version: &str, outcome| {
+            let now = Timestamp::UNIX_EPOCH;
+            let noted = note_outcome(&db, version.to_owned(), outcome, String::new(), now);
+            noted.await.expect("written");
+        };
+        take(&db, &offer("1.1.0")).await.expect("written");
+        assert_eq!(kept().await, None);
+        note_whole(&db, true).await.expect("written");
+        note_whole(&db, true).await.expect("written");
+        assert_eq!(kept().await.as_deref(), Some("1.1.0"));
+        came("1.1.0", Outcome::Installed).await;
+        came("1.0.5", Outcome::Failed).await;
+        assert_eq!(kept().await.as_deref(), Some("1.1.0"));
+        take(&db, &offer("1.2.0")).await.expect("written");
+        assert_eq!(kept().await, None, "its file gives way");
+        note_whole(&db, true).await.expect("written");
+        came("1.2.0", Outcome::Failed).await;
+        assert_eq!(kept().await, None);
+        take(&db, &offer("1.3.0")).await.expect("written");
+        note_whole(&db, false).await.expect("written");
+        assert_eq!(kept().await, None, "other homes cannot come here");
+        note_whole(&db, true).await.expect("written");
+        unkeep(&db).await.expect("written");
+        let stored = load(&db).await.expect("read");
+        assert_eq!(
+            stored.under_way.map(|stored| stored.it.stage),
+            Some(Stage::Ready)
+        );
+        assert_eq!(stored.kept, None);
     }
 
     #[tokio::test]

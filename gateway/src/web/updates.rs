@@ -9,6 +9,7 @@ use crate::updates::{Shown, ShownUpdate, Stage};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use jiff::Timestamp;
+use mantel_protocol::words::size;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -80,6 +81,8 @@ pub struct UpdateCard {
     pub problem: Option<String>,
     /// Why the last update failed.
     pub failed: Option<String>,
+    /// The version whose bundle other homes may fetch from here.
+    pub gives: Option<String>,
     /// Whether "Restart now" may be pressed.
     pub may_restart: bool,
 }
@@ -112,6 +115,7 @@ fn card_of(shown: &Shown, now: Timestamp) -> UpdateCard {
             .as_ref()
             .map(|failed| failed.words.clone())
             .filter(|words| !words.is_empty()),
+        gives: shown.gives.map(|version| version.to_string()),
         may_restart: it.is_some_and(|it| waits_for_restart(it) && !it.restart_wanted),
     }
 }
@@ -127,6 +131,11 @@ fn words_of(it: &ShownUpdate) -> String {
         .map_or_else(String::new, |busy| format!(" Now {busy}."));
     match it.stage {
         _ if it.proving => format!("Version {version} runs and is being checked."),
+        Stage::Fetching if it.from_homes > 0 => format!(
+            "Version {version} is being fetched, {} of it from other homes: {} %",
+            size(it.from_homes),
+            it.percent
+        ),
         Stage::Fetching => format!("Version {version} is being fetched: {} %", it.percent),
         Stage::Ready => {
             format!("Version {version} is ready; it is put in place when nothing plays.{busy}")
@@ -161,6 +170,7 @@ pub fn version_of(site: &Site) -> String {
     let mut still = (*shown).clone();
     if let Some(it) = &mut still.under_way {
         it.percent = 0;
+        it.from_homes = 0;
     }
     format!("{still:?}")
 }
@@ -174,12 +184,13 @@ pub fn status(site: &Site) -> Value {
         "running": shown.running, "safe": shown.safe,
         "under_way": shown.under_way.as_ref().map(|it| json!({
             "version": it.version, "stage": it.stage, "percent": it.percent, "busy": it.busy, "problem": it.problem,
-            "restart_wanted": it.restart_wanted,
+            "restart_wanted": it.restart_wanted, "from_homes": it.from_homes,
         })),
         "failed": shown.failed.as_ref().map(|it| json!({
             "version": it.version, "words": it.words, "dismissed": it.dismissed,
         })),
         "asked": shown.asked.map(|at| at.to_string()),
+        "gives": shown.gives,
     })
 }
 
@@ -226,12 +237,14 @@ mod tests {
                 stage,
                 proving: false,
                 percent: 34,
+                from_homes: 0,
                 restart_wanted: false,
                 busy: None,
                 problem: None,
             }),
             failed: None,
             asked: None,
+            gives: None,
         }
     }
 

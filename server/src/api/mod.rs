@@ -71,6 +71,7 @@ fn endpoints() -> OpenApiRouter<Core> {
         .routes(routes!(deliveries::licenses))
         .routes(routes!(updates::ask))
         .routes(routes!(updates::bundle))
+        .routes(routes!(updates::seeds))
         .routes(routes!(updates::outcome))
 }
 

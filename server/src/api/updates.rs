@@ -1,4 +1,5 @@
-//! `POST /v1/updates`, `GET /v1/updates/{version}/bundle`, `POST /v1/updates/{version}/outcome`.
+//! `POST /v1/updates`, `GET /v1/updates/{version}/bundle`, `POST /v1/updates/{version}/seeds`,
+//! `POST /v1/updates/{version}/outcome`.
 
 use super::extract::{Answer, Body, Login, Path, Query};
 use crate::state::Core;
@@ -6,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use mantel_protocol::api::{Problem, UpdateAnswer, UpdateOutcome, UpdateQuestion};
+use mantel_protocol::api::{Problem, SeedOffer, UpdateAnswer, UpdateOutcome, UpdateQuestion};
 use mantel_protocol::update::Version;
 use serde::Deserialize;
 
@@ -46,6 +47,18 @@ pub async fn bundle(
         .read(&caller, version, piece.start, piece.count);
     let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
     Ok((kind, read.await?))
+}
+
+/// Other homes that have the bundle and may give it to the caller's home.
+#[utoipa::path(post, path = "/v1/updates/{version}/seeds", tag = "updates", params(("version" = String, Path)),
+    responses((status = 200, body = Vec<SeedOffer>), (status = 401, body = Problem), (status = 404, body = Problem)),
+    security(("device" = [])))]
+pub async fn seeds(
+    State(core): State<Core>,
+    Login(caller): Login,
+    Path(version): Path<Version>,
+) -> Answer<Json<Vec<SeedOffer>>> {
+    Ok(Json(core.seeds(&caller, version).await?))
 }
 
 /// What came of a version in the caller's home.

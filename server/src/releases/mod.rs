@@ -25,9 +25,10 @@ use mantel_protocol::words::size;
 use mantel_runtime::clock::Clock;
 use mantel_runtime::db::Db;
 use rollout::Rollout;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 /// The most homes that a release names.
 pub const MAX_NAMED: usize = 1_000;
@@ -57,6 +58,10 @@ pub struct ReleaseRow {
     pub installed: u64,
     /// Homes whose last word is that it failed.
     pub failed: u64,
+    /// Homes that hold its bundle for others.
+    pub seeds: u64,
+    /// Bytes of its bundle that this server has sent since it started.
+    pub sent_bytes: u64,
 }
 
 /// What a home told of a release.
@@ -92,6 +97,8 @@ pub struct Releases {
     clock: Clock,
     notices: Notices,
     folder: PathBuf,
+    /// Bytes sent of each version's bundle since the start.
+    sent: Arc<Mutex<BTreeMap<Version, u64>>>,
 }
 
 impl Releases {
@@ -107,16 +114,27 @@ impl Releases {
             clock,
             notices,
             folder,
+            sent: Arc::default(),
         })
     }
 
     /// All of them, newest version first.
     pub async fn list(&self) -> Result<Vec<ReleaseRow>> {
-        self.db.read(store::rows).await
+        let mut rows = self.db.read(store::rows).await?;
+        for row in &mut rows {
+            row.sent_bytes = self.sent_of(row.version);
+        }
+        Ok(rows)
+    }
+
+    fn sent_of(&self, version: Version) -> u64 {
+        let sent = self.sent.lock().expect("no holder of this lock panics");
+        sent.get(&version).copied().unwrap_or(0)
     }
 
     /// One of them.
     pub async fn find(&self, version: Version) -> Result<Option<ReleaseView>> {
+        let sent_bytes = self.sent_of(version);
         self.db
             .read(move |c| {
                 let rows = store::rows(c)?;
@@ -124,7 +142,7 @@ impl Releases {
                     return Ok(None);
                 };
                 Ok(Some(ReleaseView {
-                    row,
+                    row: ReleaseRow { sent_bytes, ..row },
                     named: store::named(c)?.remove(&version).unwrap_or_default(),
                     outcomes: store::outcomes(c, version, MAX_OUTCOMES)?,
                 }))
@@ -236,20 +254,54 @@ impl Releases {
     /// An appliance asks for something newer; what it runs is noted. A suspended account is answered too: updates mend
     /// faults.
     pub async fn ask(&self, caller: &Caller, question: UpdateQuestion) -> Result<UpdateAnswer> {
-        let (home, running, now) = (caller.home, question.running, self.clock.now());
-        let offer = self
+        let (home, now) = (caller.home, self.clock.now());
+        let answer = self
             .db
             .write(move |tx| {
-                store::note_running(tx, home, running, now)?;
+                store::note_asked(tx, home, &question, now)?;
                 let (failed, all) = (store::failed_in(tx, home)?, store::rollouts(tx)?);
-                match rollout::newest_for(home, running, &failed, &all) {
-                    Some(version) => store::offer(tx, version),
-                    None => Ok(None),
-                }
+                let offer = match rollout::newest_for(home, question.running, &failed, &all) {
+                    Some(version) => store::offer(tx, version)?,
+                    None => None,
+                };
+                let holds = question.holds.filter(|version| !failed.contains(version));
+                let keep = holds.is_some_and(|held| all.iter().any(|it| it.version == held));
+                Ok::<_, crate::error::CoreError>(UpdateAnswer { offer, keep })
             })
             .await?;
         self.notices.changed();
-        Ok(UpdateAnswer { offer })
+        Ok(answer)
+    }
+
+    /// What is on offer under this version, if it is for the caller's home.
+    pub async fn offer_for(&self, caller: &Caller, version: Version) -> Result<UpdateOffer> {
+        let home = caller.home;
+        let offer = self
+            .db
+            .read(move |c| {
+                let all = store::rollouts(c)?;
+                let reaches = |it: &Rollout| it.version == version && it.reaches(home);
+                if all.iter().any(reaches) {
+                    store::offer(c, version)
+                } else {
+                    Ok(None)
+                }
+            })
+            .await?;
+        offer.ok_or_else(|| missing("update for this home"))
+    }
+
+    /// Homes other than the caller's that hold a version's bundle, in any order, at most `limit`.
+    pub async fn holders(
+        &self,
+        caller: &Caller,
+        version: Version,
+        limit: i64,
+    ) -> Result<Vec<HomeId>> {
+        let home = caller.home;
+        self.db
+            .read(move |c| store::holders(c, version, home, limit))
+            .await
     }
 
     /// Bytes of a bundle, for a home that it is for.
@@ -260,22 +312,7 @@ impl Releases {
         start: u64,
         count: u64,
     ) -> Result<Vec<u8>> {
-        let home = caller.home;
-        let offer = self
-            .db
-            .read(move |c| {
-                let all = store::rollouts(c)?;
-                let reaches = all
-                    .iter()
-                    .any(|it| it.version == version && it.reaches(home));
-                if reaches {
-                    store::offer(c, version)
-                } else {
-                    Ok(None)
-                }
-            })
-            .await?
-            .ok_or_else(|| missing("update for this home"))?;
+        let offer = self.offer_for(caller, version).await?;
         let inside = start
             .checked_add(count)
             .is_some_and(|end| end <= offer.size_bytes);
@@ -286,7 +323,10 @@ impl Releases {
             )));
         }
         let (folder, bundle) = (self.folder.clone(), offer.bundle);
-        blocking(move || file::read(&folder, bundle, start, count as usize)).await
+        let bytes = blocking(move || file::read(&folder, bundle, start, count as usize)).await?;
+        let mut sent = self.sent.lock().expect("no holder of this lock panics");
+        *sent.entry(version).or_default() += count;
+        Ok(bytes)
     }
 
     /// A home tells what came of a version.

@@ -7,7 +7,7 @@ use crate::db::{
 };
 use crate::error::Result;
 use jiff::Timestamp;
-use mantel_protocol::api::UpdateOffer;
+use mantel_protocol::api::{UpdateOffer, UpdateQuestion};
 use mantel_protocol::ids::HomeId;
 use mantel_protocol::update::{Outcome, Version};
 use mantel_runtime::db::Schema;
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The tables of this module.
 pub const SCHEMA: Schema = Schema {
     module: "releases",
-    steps: &[include_str!("schema.sql")],
+    steps: &[include_str!("schema.sql"), include_str!("holds.sql")],
 };
 
 /// All releases with what came of them, newest version first.
@@ -26,6 +26,8 @@ pub fn rows(c: &Connection) -> Result<Vec<ReleaseRow>> {
             (SELECT COUNT(*) FROM release_homes h WHERE h.version = r.version) AS named,
             (SELECT COUNT(*) FROM appliances a JOIN homes h ON h.id = a.home
                 WHERE a.running = r.version AND h.removed_ms IS NULL) AS running,
+            (SELECT COUNT(*) FROM appliances a JOIN homes h ON h.id = a.home
+                WHERE a.holds = r.version AND h.removed_ms IS NULL) AS seeds,
             (SELECT COUNT(*) FROM release_outcomes o WHERE o.version = r.version AND o.outcome = 'installed')
                 AS installed,
             (SELECT COUNT(*) FROM release_outcomes o WHERE o.version = r.version AND o.outcome = 'failed') AS failed
@@ -43,6 +45,8 @@ pub fn rows(c: &Connection) -> Result<Vec<ReleaseRow>> {
             running: count(row, "running")?,
             installed: count(row, "installed")?,
             failed: count(row, "failed")?,
+            seeds: count(row, "seeds")?,
+            sent_bytes: 0,
         })
     })?;
     rows.sort_by_key(|row| std::cmp::Reverse(row.version));
@@ -121,12 +125,28 @@ pub fn withdraw(c: &Connection, version: Version, now: Timestamp) -> Result<bool
     Ok(run(c, sql, (version.to_string(), ms(now)))? > 0)
 }
 
-/// Notes what a home runs.
-pub fn note_running(c: &Connection, home: HomeId, running: Version, now: Timestamp) -> Result<()> {
-    let sql = "INSERT INTO appliances (home, running, asked_ms) VALUES ($1, $2, $3)
-         ON CONFLICT (home) DO UPDATE SET running = excluded.running, asked_ms = excluded.asked_ms";
-    run(c, sql, (home.to_string(), running.to_string(), ms(now)))?;
+/// Notes what a home runs and holds.
+pub fn note_asked(
+    c: &Connection,
+    home: HomeId,
+    question: &UpdateQuestion,
+    now: Timestamp,
+) -> Result<()> {
+    let sql = "INSERT INTO appliances (home, running, holds, asked_ms) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (home) DO UPDATE SET running = excluded.running, holds = excluded.holds,
+            asked_ms = excluded.asked_ms";
+    let holds = question.holds.map(|version| version.to_string());
+    let running = question.running.to_string();
+    run(c, sql, (home.to_string(), running, holds, ms(now)))?;
     Ok(())
+}
+
+/// Homes other than `asker` that hold the bundle of a version, in any order, at most `limit`.
+pub fn holders(c: &Connection, version: Version, asker: HomeId, limit: i64) -> Result<Vec<HomeId>> {
+    let sql = "SELECT a.home FROM appliances a JOIN homes h ON h.id = a.home
+         WHERE a.holds = $1 AND a.home <> $2 AND h.removed_ms IS NULL ORDER BY RANDOM() LIMIT $3";
+    let (version, asker) = (version.to_string(), asker.to_string());
+    all(c, sql, (version, asker, limit), |row| parsed(row, "home"))
 }
 
 /// Notes a home's last word on a version.

@@ -17,7 +17,7 @@ use mantel_protocol::chunk::{
     Answer, CHUNK_ALPN, CHUNK_PROTOCOL, MAX_ANSWER_FRAME, Refusal, Request, decode, encode,
 };
 use mantel_protocol::envelope::OpeningKey;
-use mantel_protocol::grant::Grant;
+use mantel_protocol::grant::{Grant, SeedGrant};
 use mantel_protocol::ids::{HomeId, OrderId, TitleId};
 use mantel_protocol::key::{DeviceId, SealKey, ServerKey, SigningKey};
 use mantel_protocol::money::{Currency, Money};
@@ -246,8 +246,9 @@ async fn plunder<S>(mut tls: S, token: &str) -> Result<Loot>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let grant = peek_unverified::<Grant>(token).ok();
-    let size = grant.map_or(1, |grant| grant.blob_bytes);
+    let grant = peek_unverified::<Grant>(token).map(|grant| grant.blob_bytes);
+    let seed = || peek_unverified::<SeedGrant>(token).map(|grant| grant.bundle_bytes);
+    let size = grant.or_else(|_| seed()).unwrap_or(1);
     let chunks = vec![ChunkRange {
         start: 0,
         count: chunk_count(size),

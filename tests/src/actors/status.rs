@@ -38,6 +38,8 @@ pub struct Update {
     pub under_way: Option<UpdateUnderWay>,
     /// When the server was last asked.
     pub asked: Option<String>,
+    /// The version that other homes may fetch from here.
+    pub gives: Option<String>,
 }
 
 /// An update under way.
@@ -51,6 +53,8 @@ pub struct UpdateUnderWay {
     pub percent: u64,
     /// What it waits for.
     pub busy: Option<String>,
+    /// Bytes of the bundle that came from other homes.
+    pub from_homes: u64,
     /// Whether "Restart now" was pressed.
     pub restart_wanted: bool,
     /// What is wrong.

@@ -8,7 +8,7 @@ use mantel_gateway::exchange::dial::{ChunkSink, RelayPoint, connect_direct, conn
 use mantel_gateway::exchange::serve::{BlobSource, ChunkServer, Keeper, SCHEMA};
 use mantel_protocol::blob::{BlobError, BlobHasher, BlobId, CHUNK_BYTES, HashList};
 use mantel_protocol::chunk::Refusal;
-use mantel_protocol::grant::Grant;
+use mantel_protocol::grant::{AnyGrant, Grant};
 use mantel_protocol::key::{DeviceId, ServerKey, SigningKey};
 use mantel_protocol::token;
 use mantel_runtime::clock::Clock;
@@ -167,7 +167,7 @@ impl Keeper for Home {
         self.clock.now()
     }
 
-    async fn permit(&self, _: &Grant) -> Result<(), Refusal> {
+    async fn permit(&self, _: &AnyGrant) -> Result<(), Refusal> {
         Ok(())
     }
 

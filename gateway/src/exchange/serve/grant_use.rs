@@ -2,12 +2,12 @@
 //! shown and whenever this gateway is killed.
 //!
 //! Bytes are reserved, and the reservation committed, before they are sent, [`STEP_BYTES`] at a time and never beyond
-//! [`Grant::max_bytes`]. What a stream reserved and did not send is given back when it ends; a crash loses it: then the
+//! [`AnyGrant::max_bytes`]. What a stream reserved and did not send is given back when it ends; a crash loses it: then the
 //! sender refuses the tail of that grant as used, and the receiver asks the server for a grant for what it lacks.
 
 use jiff::Timestamp;
 use mantel_protocol::blob::CHUNK_BYTES;
-use mantel_protocol::grant::Grant;
+use mantel_protocol::grant::AnyGrant;
 use mantel_protocol::ids::{DeliveryId, GrantId};
 use mantel_runtime::db::{Db, DbError, Schema};
 use rusqlite::OptionalExtension;
@@ -26,12 +26,13 @@ const KEEP_S: i64 = 24 * 3_600;
 /// Reserves up to `want` bytes of a grant; returns how many it got, 0 when the grant is used up.
 pub(super) async fn reserve(
     db: &Db,
-    grant: &Grant,
+    grant: &AnyGrant,
     want: u64,
     now: Timestamp,
 ) -> Result<u64, DbError> {
-    let (id, max) = (grant.id.to_string(), grant.max_bytes());
-    let (expires_s, forget_s) = (grant.validity.expires.as_second(), now.as_second() - KEEP_S);
+    let (id, max) = (grant.id().to_string(), grant.max_bytes());
+    let expires = grant.validity().expires;
+    let (expires_s, forget_s) = (expires.as_second(), now.as_second() - KEEP_S);
     db.write(move |tx| {
         tx.execute("DELETE FROM grant_use WHERE expires_s < $1", [forget_s])?;
         let reserved: Option<i64> = tx

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use mantel_protocol::blob::{BlobId, HashList};
 use mantel_protocol::chunk::{CHUNK_ALPN, Refusal};
-use mantel_protocol::grant::Grant;
+use mantel_protocol::grant::AnyGrant;
 use mantel_protocol::ids::{DeliveryId, GrantId, OrderId};
 use mantel_protocol::key::{DeviceId, ServerKey, SigningKey};
 use mantel_protocol::receipt::Path;
@@ -43,6 +43,8 @@ use tracing::{debug, info, warn};
 
 /// Streams served at once; more are told that this home is busy.
 pub const MAX_STREAMS: usize = 8;
+/// Of these, homes that are given a bundle at once: an update can wait, and comes from elsewhere too.
+pub const MAX_BUNDLE_STREAMS: usize = 2;
 /// Connections that have not shown a good grant; more wait in the kernel's queue.
 const MAX_STRANGERS: usize = 64;
 /// Sessions at the relay at once, waiting or under way.
@@ -62,10 +64,10 @@ pub trait Keeper: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
 
     /// Judges by what is known here: restrictions ([`Refusal::Restricted`]), the household's will
-    /// ([`Refusal::Revoked`]).
-    fn permit(&self, grant: &Grant) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// ([`Refusal::Revoked`]), what the household does now where a bundle has to wait for it ([`Refusal::Busy`]).
+    fn permit(&self, grant: &AnyGrant) -> impl Future<Output = Result<(), Refusal>> + Send;
 
-    /// A whole blob; `None` if it is not here.
+    /// A whole blob, or bundle; `None` if it is not here.
     fn blob(
         &self,
         blob: BlobId,
@@ -114,6 +116,7 @@ struct Shared<K> {
     db: Db,
     tasks: Tasks,
     streams: Arc<Semaphore>,
+    bundles: Semaphore,
     state: Mutex<State>,
 }
 
@@ -126,7 +129,8 @@ struct State {
 }
 
 struct Live {
-    about: Sending,
+    /// `None`: a bundle.
+    about: Option<Sending>,
     grant: GrantId,
     bytes: Arc<AtomicU64>,
     cut: CancellationToken,
@@ -153,19 +157,22 @@ impl<K> Drop for Entry<'_, K> {
 }
 
 impl<K> Shared<K> {
-    fn enter(&self, grant: &Grant, path: Path) -> Entry<'_, K> {
+    fn enter(&self, grant: &AnyGrant, path: Path) -> Entry<'_, K> {
         let (bytes, cut) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
-        let about = Sending {
-            order: grant.order,
-            delivery: grant.delivery,
-            blob: grant.blob,
-            receiver: grant.receiver,
-            path,
-            bytes: 0,
+        let about = match grant {
+            AnyGrant::Delivery(grant) => Some(Sending {
+                order: grant.order,
+                delivery: grant.delivery,
+                blob: grant.blob,
+                receiver: grant.receiver,
+                path,
+                bytes: 0,
+            }),
+            AnyGrant::Bundle(_) => None,
         };
         let live = Live {
             about,
-            grant: grant.id,
+            grant: grant.id(),
             bytes: Arc::clone(&bytes),
             cut: cut.clone(),
         };
@@ -193,6 +200,7 @@ impl<K: Keeper> ChunkServer<K> {
             db,
             tasks: tasks.clone(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            bundles: Semaphore::new(MAX_BUNDLE_STREAMS),
             state: Mutex::default(),
         })))
     }
@@ -255,26 +263,27 @@ impl<K: Keeper> ChunkServer<K> {
     }
 
     fn cut(&self, delivery: DeliveryId) {
-        for live in self
-            .0
-            .state()
-            .live
-            .values()
-            .filter(|live| live.about.delivery == delivery)
-        {
+        let state = self.0.state();
+        let of_it = |live: &&Live| {
+            let about = live.about.as_ref();
+            about.is_some_and(|about| about.delivery == delivery)
+        };
+        for live in state.live.values().filter(of_it) {
             info!(grant = %live.grant, %delivery, "a stream is cut: the server ended its delivery");
             live.cut.cancel();
         }
     }
 
-    /// What is under way now.
+    /// The deliveries under way now.
     pub fn sending(&self) -> Vec<Sending> {
         let state = self.0.state();
-        let with_bytes = |live: &Live| Sending {
-            bytes: live.bytes.load(Ordering::Relaxed),
-            ..live.about.clone()
+        let with_bytes = |live: &Live| {
+            Some(Sending {
+                bytes: live.bytes.load(Ordering::Relaxed),
+                ..live.about.clone()?
+            })
         };
-        state.live.values().map(with_bytes).collect()
+        state.live.values().filter_map(with_bytes).collect()
     }
 
     async fn secure_and_serve(

@@ -6,9 +6,9 @@ use crate::exchange::wire::{self, Frames, WireError};
 use bytes::Bytes;
 use mantel_protocol::blob::{CHUNK_BYTES, ChunkRange, chunk_len, ranges_len};
 use mantel_protocol::chunk::{Answer, CHUNK_PROTOCOL, MAX_REQUEST_FRAME, Refusal, Request};
-use mantel_protocol::grant::Grant;
+use mantel_protocol::grant::AnyGrant;
 use mantel_protocol::receipt::Path;
-use mantel_protocol::token::{self, TokenError};
+use mantel_protocol::token::TokenError;
 use mantel_runtime::db::DbError;
 use mantel_runtime::tls::peer_device;
 use std::collections::VecDeque;
@@ -83,6 +83,15 @@ pub(super) async fn serve<K: Keeper>(
                 .streams
                 .try_acquire()
                 .map_err(|_| SessionError::Refused(Refusal::Busy))?;
+            let _bundle = match &grant {
+                AnyGrant::Delivery(_) => None,
+                AnyGrant::Bundle(_) => Some(
+                    shared
+                        .bundles
+                        .try_acquire()
+                        .map_err(|_| SessionError::Refused(Refusal::Busy))?,
+                ),
+            };
             let blob = admit(shared, &grant).await?;
             drop(stranger);
             let mut stream = Stream {
@@ -95,8 +104,8 @@ pub(super) async fn serve<K: Keeper>(
             };
             let sent = stream.send(&blob).await;
             let (credit, bytes) = (stream.credit, stream.entry.bytes.load(Ordering::Relaxed));
-            grant_use::give_back(&shared.db, grant.id, credit).await?;
-            info!(grant = %grant.id, order = %grant.order, bytes, "a stream ended");
+            grant_use::give_back(&shared.db, grant.id(), credit).await?;
+            info!(grant = %grant.id(), delivery = ?grant.delivery(), bytes, "a stream ended");
             sent
         };
         tokio::select! {
@@ -124,7 +133,7 @@ async fn hello<K: Keeper>(
     shared: &Shared<K>,
     tls: &mut Tls,
     frames: &mut Frames,
-) -> Result<Grant, SessionError> {
+) -> Result<AnyGrant, SessionError> {
     let request = timeout(HELLO_LIMIT, frames.read::<Request, _>(tls)).await;
     let Request::Hello {
         version: CHUNK_PROTOCOL,
@@ -137,32 +146,34 @@ async fn hello<K: Keeper>(
     let Some(server) = shared.keeper.server_key() else {
         return refused(Refusal::Forged);
     };
-    let grant: Grant = match token::verify(&server, &grant, shared.keeper.now()) {
+    let grant = match AnyGrant::verify(&server, &grant, shared.keeper.now()) {
         Ok(grant) => grant,
         Err(TokenError::Expired | TokenError::NotYetValid) => return refused(Refusal::Expired),
         Err(_) => return refused(Refusal::Forged),
     };
     let peer = peer_device(tls.get_ref().1);
-    if grant.sender != shared.key.device_id() || Some(grant.receiver) != peer {
+    if grant.sender() != shared.key.device_id() || Some(grant.receiver()) != peer {
         return refused(Refusal::NotYours);
     }
     Ok(grant)
 }
 
 /// Judges the grant by what this gateway knows, and finds the blob.
-async fn admit<K: Keeper>(shared: &Shared<K>, grant: &Grant) -> Result<K::Blob, SessionError> {
+async fn admit<K: Keeper>(shared: &Shared<K>, grant: &AnyGrant) -> Result<K::Blob, SessionError> {
     let refused = SessionError::Refused;
-    if grant_use::is_revoked(&shared.db, grant.delivery).await? {
+    if let Some(delivery) = grant.delivery()
+        && grant_use::is_revoked(&shared.db, delivery).await?
+    {
         return Err(refused(Refusal::Revoked));
     }
     shared.keeper.permit(grant).await.map_err(refused)?;
-    if grant_use::used(&shared.db, grant.id).await? >= grant.max_bytes() {
+    if grant_use::used(&shared.db, grant.id()).await? >= grant.max_bytes() {
         return Err(refused(Refusal::Used));
     }
-    let blob = shared.keeper.blob(grant.blob).await.map_err(refused)?;
+    let blob = shared.keeper.blob(grant.blob()).await.map_err(refused)?;
     blob.filter(|blob| {
         let hashes = blob.hashes();
-        hashes.id() == grant.blob && hashes.size() == grant.blob_bytes
+        hashes.id() == grant.blob() && hashes.size() == grant.blob_bytes()
     })
     .ok_or(refused(Refusal::NotHere))
 }
@@ -184,7 +195,7 @@ struct Stream<'a, K: Keeper> {
     shared: &'a Shared<K>,
     tls: &'a mut Tls,
     frames: &'a mut Frames,
-    grant: &'a Grant,
+    grant: &'a AnyGrant,
     entry: Entry<'a, K>,
     /// Bytes reserved and not sent.
     credit: u64,
@@ -216,7 +227,7 @@ impl<K: Keeper> Stream<'_, K> {
                     None => continue,
                 },
             };
-            let wanted = ranges_len(self.grant.blob_bytes, queue.make_contiguous());
+            let wanted = ranges_len(self.grant.blob_bytes(), queue.make_contiguous());
             if self.credit < bytes.len() as u64 {
                 self.credit += self.reserve(bytes.len() as u64 + wanted).await?;
             }
@@ -328,17 +339,17 @@ fn pop(queue: &mut VecDeque<ChunkRange>) -> Option<u64> {
 }
 
 async fn read_chunk<B: BlobSource>(
-    grant: &Grant,
+    grant: &AnyGrant,
     blob: &B,
     index: u64,
 ) -> Result<(u64, Bytes), SessionError> {
-    let len = chunk_len(grant.blob_bytes, index).filter(|_| grant.covers(index));
+    let len = chunk_len(grant.blob_bytes(), index).filter(|_| grant.covers(index));
     let len = len.ok_or(SessionError::Refused(Refusal::NotYours))?;
     let bytes = blob
         .read_at(index * CHUNK_BYTES, len as usize)
         .await
         .map_err(|error| {
-            error!(blob = %grant.blob, %error, "a blob to be sent cannot be read");
+            error!(blob = %grant.blob(), %error, "a blob to be sent cannot be read");
             SessionError::Refused(Refusal::Unreadable)
         })?;
     if bytes.len() as u64 != len {
@@ -350,11 +361,11 @@ async fn read_chunk<B: BlobSource>(
 /// A checkpoint: judges again what may have changed, and reserves at most a step of the bytes wanted. 0: used up.
 async fn reserve<K: Keeper>(
     shared: &Shared<K>,
-    grant: &Grant,
+    grant: &AnyGrant,
     want: u64,
 ) -> Result<u64, SessionError> {
     let now = shared.keeper.now();
-    if now >= grant.validity.expires {
+    if now >= grant.validity().expires {
         return Err(SessionError::Refused(Refusal::Expired));
     }
     shared

@@ -5,6 +5,7 @@ use crate::exchange::dial::{ChunkSink, ChunkStream, FetchError, ReceiveError, co
 use crate::exchange::wire;
 use mantel_protocol::blob::{BlobError, BlobHasher, CHUNK_BYTES, ChunkRange};
 use mantel_protocol::chunk::{Answer, CHUNK_PROTOCOL, MAX_REQUEST_FRAME, Request, encode};
+use mantel_protocol::grant::{Grant, SeedGrant};
 use mantel_protocol::ids::TitleId;
 use mantel_protocol::token::{self, Validity};
 use mantel_runtime::clock::Clock;
@@ -56,7 +57,7 @@ impl Keeper for Home {
         self.clock.now()
     }
 
-    async fn permit(&self, _: &Grant) -> Result<(), Refusal> {
+    async fn permit(&self, _: &AnyGrant) -> Result<(), Refusal> {
         *self.permit.lock().expect("unpoisoned")
     }
 
@@ -198,6 +199,29 @@ impl Lab {
         (shelf.bytes(), end)
     }
 
+    fn seed_grant(&self) -> SeedGrant {
+        SeedGrant {
+            id: GrantId::generate(),
+            version: "1.2.3".parse().expect("a version"),
+            bundle: self.memory.hashes.id(),
+            bundle_bytes: self.memory.hashes.size(),
+            sender: self.sender.device_id(),
+            receiver: self.receiver.device_id(),
+            validity: Validity::from_now(self.home.clock.now(), 600),
+        }
+    }
+
+    /// Shows a grant for a bundle; the open stream, or the refusal.
+    async fn greet(&self, key: &SigningKey, token: &str) -> Result<ChunkStream, Refusal> {
+        let mut stream = self.dial(key).await;
+        let (bundle, size) = (self.memory.hashes.id(), self.memory.hashes.size());
+        match stream.hello_for(token, bundle, size).await {
+            Ok(_) => Ok(stream),
+            Err(FetchError::Refused(refusal)) => Err(refusal),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
     async fn refused(&self, key: &SigningKey, token: &str, grant: &Grant) -> Refusal {
         let mut stream = self.dial(key).await;
         match stream.hello(token, grant).await {
@@ -315,7 +339,7 @@ async fn a_grant_replayed_after_a_crash_sends_no_more_than_it_says() {
     let grant = lab.grant(&[(0, 40)]);
     // A crash after a step was reserved: nothing is given back.
     let now = lab.home.clock.now();
-    let got = grant_use::reserve(&lab.db, &grant, u64::MAX, now)
+    let got = grant_use::reserve(&lab.db, &grant.clone().into(), u64::MAX, now)
         .await
         .expect("counted");
     assert_eq!(got, grant.max_bytes());
@@ -614,6 +638,84 @@ async fn streams_beyond_the_limit_are_told_to_wait() {
     let (bytes, end) = lab.fetch(&grant).await;
     end.expect("there is room again");
     assert_eq!(bytes, CHUNK_BYTES);
+}
+
+#[tokio::test]
+async fn a_bundle_is_given_once_under_its_own_grant_and_no_other() {
+    let lab = Lab::start(3 * MIB + 9).await;
+    let grant = lab.seed_grant();
+    let good = token::sign(&lab.server, &grant);
+    let thief = SigningKey::generate();
+    let elsewhere = SeedGrant {
+        sender: thief.device_id(),
+        ..lab.seed_grant()
+    };
+    let unknown = SeedGrant {
+        bundle: BlobId([9; 32]),
+        ..lab.seed_grant()
+    };
+    let larger = SeedGrant {
+        bundle_bytes: grant.bundle_bytes + 1,
+        ..lab.seed_grant()
+    };
+    let by_server = |grant: &SeedGrant| token::sign(&lab.server, grant);
+    let refused = [
+        (&lab.receiver, token::sign(&thief, &grant), Refusal::Forged),
+        (
+            &lab.receiver,
+            token::sign(&lab.receiver, &grant),
+            Refusal::Forged,
+        ),
+        (&lab.receiver, String::new(), Refusal::Forged),
+        (&thief, good.clone(), Refusal::NotYours),
+        (&lab.receiver, by_server(&elsewhere), Refusal::NotYours),
+        (&lab.receiver, by_server(&unknown), Refusal::NotHere),
+        (&lab.receiver, by_server(&larger), Refusal::NotHere),
+    ];
+    for (number, (key, token, why)) in refused.into_iter().enumerate() {
+        let got = lab.greet(key, &token).await.map(drop);
+        assert_eq!(got, Err(why), "{number}");
+    }
+    *lab.home.permit.lock().expect("unpoisoned") = Err(Refusal::Busy);
+    let got = lab.greet(&lab.receiver, &good).await.map(drop);
+    assert_eq!(got, Err(Refusal::Busy), "something plays there");
+    *lab.home.permit.lock().expect("unpoisoned") = Ok(());
+    assert_eq!(lab.memory.read.load(Ordering::Relaxed), 0);
+
+    let mut stream = lab.greet(&lab.receiver, &good).await.expect("accepted");
+    assert!(lab.chunks.sending().is_empty(), "it is no delivery");
+    let mut shelf = Shelf {
+        hashes: lab.memory.hashes.clone(),
+        chunks: HashMap::new(),
+    };
+    let all = [ChunkRange { start: 0, count: 4 }];
+    stream.receive(&all, &mut shelf).await.expect("all comes");
+    stream.done().await;
+    assert_eq!(shelf.bytes(), grant.bundle_bytes);
+    let got = lab.greet(&lab.receiver, &good).await.map(drop);
+    assert_eq!(got, Err(Refusal::Used));
+
+    let late = by_server(&lab.seed_grant());
+    lab.home.clock.advance(Duration::from_mins(10));
+    let got = lab.greet(&lab.receiver, &late).await.map(drop);
+    assert_eq!(got, Err(Refusal::Expired));
+}
+
+#[tokio::test]
+async fn two_homes_are_given_a_bundle_at_once_and_leave_room_for_deliveries() {
+    let lab = Lab::start(MIB).await;
+    let one = || token::sign(&lab.server, &lab.seed_grant());
+    let mut open = Vec::new();
+    for _ in 0..MAX_BUNDLE_STREAMS {
+        open.push(lab.greet(&lab.receiver, &one()).await.expect("accepted"));
+    }
+    let third = lab.greet(&lab.receiver, &one()).await.map(drop);
+    assert_eq!(third, Err(Refusal::Busy));
+    let (bytes, end) = lab.fetch(&lab.grant(&[(0, 1)])).await;
+    end.expect("a delivery has its place");
+    assert_eq!(bytes, CHUNK_BYTES);
+    drop(open);
+    wait_until(async || lab.greet(&lab.receiver, &one()).await.is_ok()).await;
 }
 
 async fn wait_until(mut is: impl AsyncFnMut() -> bool) {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use mantel_protocol::blob::{self, BlobId, CHUNK_BYTES, HashList, ranges_len};
 use mantel_protocol::chunk::{Answer, Request, decode, encode};
 use mantel_protocol::envelope::{self, Envelope, OpeningKey};
-use mantel_protocol::grant::Grant;
+use mantel_protocol::grant::{AnyGrant, Grant};
 use mantel_protocol::ids::{HomeId, OrderId, TitleId};
 use mantel_protocol::key::{DeviceId, ServerKey, SigningKey};
 use mantel_protocol::license::{License, Pass, Use};
@@ -100,6 +100,7 @@ pub fn token(data: &[u8]) {
         let _ = token::peek_unverified::<ServerTime>(text);
         let _ = token::peek_unverified::<Manifest>(text);
         assert!(token::verify::<Grant>(&server(), text, Timestamp::UNIX_EPOCH).is_err());
+        assert!(AnyGrant::verify(&server(), text, Timestamp::UNIX_EPOCH).is_err());
         assert!(DeviceLogin::verify(text, &server(), Timestamp::UNIX_EPOCH).is_err());
     }
 }

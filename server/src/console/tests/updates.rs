@@ -77,6 +77,7 @@ async fn a_version_is_put_here_rolled_out_and_withdrawn() {
     let ask = async |caller: &Caller, running| {
         let question = UpdateQuestion {
             running: version(running),
+            holds: None,
         };
         let answer = rig
             .core

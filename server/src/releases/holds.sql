@@ -1,0 +1,2 @@
+-- The version whose bundle an appliance has whole, for other homes too; NULL: none.
+ALTER TABLE appliances ADD COLUMN holds TEXT;

@@ -19,6 +19,7 @@ use crate::rights::{self, Rights, RightsError};
 use crate::updates::{self, Updates};
 use crate::uploads::{self, Uploads, UploadsError};
 use crate::web::{self, WebState};
+use crate::zone;
 use mantel_runtime::clock::Clock;
 use mantel_runtime::db::{Db, DbError, Schema};
 use mantel_runtime::lifecycle::STOP_PATIENCE;
@@ -48,6 +49,7 @@ pub const SCHEMAS: &[Schema] = &[
     uploads::SCHEMA,
     home_assistant::SCHEMA,
     updates::SCHEMA,
+    zone::SCHEMA,
     web::SCHEMA,
 ];
 
@@ -169,6 +171,7 @@ async fn start_parts(
 ) -> Result<Running, AppError> {
     let lock = take_data_dir(&config.data_dir)?;
     let db = Db::open(&config.data_dir.join("gateway.db"), SCHEMAS)?;
+    zone::load(&db).await?;
     let identity = Arc::new(Identity::load_or_create(&config.data_dir)?);
     let web_listener = bind(config.web.listen, "web.listen").await?;
     let chunk_listener = bind(config.exchange.listen, "exchange.listen").await?;

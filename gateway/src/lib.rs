@@ -17,3 +17,4 @@ pub mod rights;
 pub mod updates;
 pub mod uploads;
 pub mod web;
+pub mod zone;

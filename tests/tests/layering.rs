@@ -24,7 +24,7 @@ const GATEWAY: &[&[&str]] = &[
     &["exchange"],
     &["rights", "catalog", "recording", "cameras"],
     &["library", "devices", "link"],
-    &["attempts"],
+    &["attempts", "zone"],
 ];
 
 /// The server's modules, top first.

@@ -360,6 +360,8 @@ async fn an_update_comes_to_the_homes_it_is_for_and_is_told() -> Result<()> {
     let kept_out = guest.post_form("/admin/update/restart", &[]).await?;
     ensure!(!kept_out.url.path().ends_with("/admin"), "{}", kept_out.url);
 
+    time_zone(&stage.site.anna).await?;
+
     // Pressed in the middle of an import, it waits, and is not forgotten in a crash.
     let upload = stalled_upload(&stage.site).await?;
     admin(&stage.site.anna).await?;
@@ -414,6 +416,26 @@ async fn an_update_comes_to_the_homes_it_is_for_and_is_told() -> Result<()> {
         home_a != home_b && std::fs::read(stage.site.b.data.join("update/bundle.raucb"))? == bundle
     );
     stage.site.done().await
+}
+
+/// The night is the household's: who looks after the box says where it stands.
+async fn time_zone(house: &Household) -> Result<()> {
+    admin(house).await?;
+    let shown = page(house, "/admin").await?;
+    ensure!(shown.contains("name=\"zone\" value=\"\""), "{shown}");
+    let clock = house.session().get("/admin").await?.body;
+    let fields = [("zone", "Mars/Olympus")];
+    let refused = house.session().post_form("/admin/zone", &fields).await?;
+    ensure!(
+        refused.status.as_u16() == 400 && refused.body.contains("Europe/Berlin"),
+        "{}",
+        refused.body
+    );
+    let fields = [("zone", "Pacific/Kiritimati")];
+    let kept = house.session().post_form("/admin/zone", &fields).await?;
+    let kept = kept.ok()?.body;
+    ensure!(kept.contains("value=\"Pacific/Kiritimati\"") && kept != clock);
+    Ok(())
 }
 
 /// Who may read the bundle while it is for home a only.

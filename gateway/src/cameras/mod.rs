@@ -17,7 +17,6 @@ pub use record::{MAX_SECONDS, Recording, RecordingState};
 use crate::devices::{Devices, DevicesError, SeenCamera};
 use crate::library::{CaptureError, ImportError, ImportSource, Library};
 use bytes::Bytes;
-use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use mantel_peripherals::device::{Access, DeviceClass};
 use mantel_peripherals::live::LiveError;
@@ -491,7 +490,7 @@ fn login_place(key: &str) -> String {
 
 /// `Garden camera, 21 Nov 2026 14:03:22`, by the gateway's clock and zone.
 fn title_name(camera: &str, at: Timestamp) -> String {
-    let local = at.to_zoned(TimeZone::system());
+    let local = at.to_zoned(crate::zone::here());
     format!("{camera}, {}", local.strftime("%-d %b %Y %H:%M:%S"))
 }
 

@@ -411,7 +411,7 @@ fn exif_time(text: &str) -> Option<Timestamp> {
 
 /// A camera's local time, taken for the time at the gateway.
 pub(crate) fn local_time(time: DateTime) -> Option<Timestamp> {
-    TimeZone::system()
+    crate::zone::here()
         .to_ambiguous_zoned(time)
         .compatible()
         .ok()

@@ -5,7 +5,6 @@ use super::{Ended, RecordingConfig, Table, TrackRow, TrackState};
 use crate::library::Library;
 use futures_util::StreamExt;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use mantel_peripherals::live::{AccessUnit, LiveError, LiveStream, TrackKind};
 use mantel_peripherals::recorder::split::{Piece, Splitter};
 use mantel_runtime::logging::chain;
@@ -208,7 +207,7 @@ impl Driver {
         self.tracks += 1;
         let offset = jiff::SignedDuration::try_from(self.time(self.frames)).unwrap_or_default();
         let began = self.started.checked_add(offset).unwrap_or(self.started);
-        let local = self.started.to_zoned(TimeZone::system());
+        let local = self.started.to_zoned(crate::zone::here());
         let name = format!(
             "{} {} - Track {}",
             self.device.1,

@@ -9,7 +9,6 @@ use super::system::Request;
 use super::{Inner, Shown, ShownFailure, ShownUpdate, quiet};
 use crate::link::{LinkStatus, Wake};
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use mantel_protocol::api::{ProblemCode, UpdateOffer, UpdateOutcome, UpdateQuestion};
 use mantel_protocol::blob::BlobId;
 use mantel_protocol::update::{Outcome, Version};
@@ -293,7 +292,7 @@ impl Driver {
         let now = parts.clock.monotonic();
         let online = *parts.link.status().borrow() == LinkStatus::Online;
         let unreported = stored.outcomes.iter().any(|it| !it.reported);
-        let time = parts.clock.now().to_zoned(TimeZone::system()).time();
+        let time = parts.clock.now().to_zoned(crate::zone::here()).time();
         let minute =
             u32::from(time.hour().unsigned_abs()) * 60 + u32::from(time.minute().unsigned_abs());
         let heard = stored.under_way.as_ref().map(|it| it.heard.as_str());

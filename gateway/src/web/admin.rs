@@ -14,6 +14,7 @@ use super::updates::{self, UpdateCard};
 use super::view::{self, DeviceCard, OrderCard, kind_word, state_word};
 use crate::library::MediaTools;
 use crate::link::LinkStatus;
+use crate::zone;
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, Query, State};
@@ -99,6 +100,7 @@ struct StatusPage {
     facts: Vec<(&'static str, String)>,
     warnings: Vec<String>,
     devices: Vec<DeviceCard>,
+    zone: String,
     update_follow: Follow,
     update: Option<UpdateCard>,
 }
@@ -185,9 +187,24 @@ pub async fn status(State(site): State<Arc<Site>>, Query(after): Query<After>) -
         facts,
         warnings,
         devices,
+        zone: zone::name().unwrap_or_default(),
         update_follow,
         update: updates::card(&site),
     }))
+}
+
+/// `POST /admin/zone`
+pub async fn set_zone(State(site): State<Arc<Site>>, fields: Fields) -> Posted {
+    match zone::set(&site.state.db, fields.text("zone")).await {
+        Ok(()) => Ok(Done::to("/admin?done=zone")),
+        Err(error @ zone::ZoneError::Unknown) => Err(Refusal::new(
+            axum::http::StatusCode::BAD_REQUEST,
+            respond::sentence(&error.to_string()),
+            "Nothing was changed.",
+        )
+        .back("/admin")),
+        Err(zone::ZoneError::Db(error)) => Err(error.into()),
+    }
 }
 
 /// What is wrong when devices announce more than is listened to.

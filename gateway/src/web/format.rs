@@ -1,6 +1,6 @@
 //! Figures as people read them.
 
-use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
 /// A size: `640 KB`, `23 MB`, `1.4 GB` (decimal units, as on a drive's box).
@@ -58,21 +58,21 @@ pub fn ago(then: Timestamp, now: Timestamp) -> String {
 
 /// A day: `3 May 2024`.
 pub fn date(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::system())
+    at.to_zoned(crate::zone::here())
         .strftime("%-d %b %Y")
         .to_string()
 }
 
 /// A day and time: `3 May 2024, 14:05`.
 pub fn date_time(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::system())
+    at.to_zoned(crate::zone::here())
         .strftime("%-d %b %Y, %H:%M")
         .to_string()
 }
 
 /// A time of day with seconds, for the log: `2024-05-03 14:05:09`.
 pub fn log_time(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::system())
+    at.to_zoned(crate::zone::here())
         .strftime("%Y-%m-%d %H:%M:%S")
         .to_string()
 }

@@ -272,6 +272,7 @@ fn admin_area() -> Router<Arc<Site>> {
     Router::new()
         .route("/admin", get(admin::status))
         .route("/admin/update/restart", post(updates::restart))
+        .route("/admin/zone", post(admin::set_zone))
         .route("/admin/storage", get(admin::storage))
         .route("/admin/transfers", get(admin::transfers))
         .route("/admin/log", get(admin::log))

@@ -6,6 +6,7 @@ use super::respond::{Done, Page, Posted, Refusal, dress_form, page};
 use super::session::{self, Caller};
 use super::shell::Shell;
 use super::store::{self, SessionKind};
+use crate::zone;
 use askama::Template;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -106,6 +107,10 @@ pub async fn choose_password(
             .back("/login"));
         }
         info!(%peer, "the household's password was chosen");
+        // The browser's; whatever is wrong with it can be put right in /admin.
+        if let Err(error) = zone::set(&site.state.db, fields.text("zone")).await {
+            info!(%error, "the browser told no time zone");
+        }
         let label = session::browser_label(&headers);
         let cookie = session::begin(&site, SessionKind::Household, &label).await?;
         Ok(Done::to("/setup/server").cookie(cookie))

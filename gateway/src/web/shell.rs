@@ -190,6 +190,7 @@ fn notice(word: &str) -> Option<&'static str> {
             "The broker is forgotten. Home Assistant shows this gateway as unavailable."
         }
         "restart" => "The box restarts as soon as nothing plays. It is back after a minute or two.",
+        "zone" => "The new time zone is kept.",
         "revoked" => "That session has ended.",
         "password" => "The new password is in force. Other browsers have to log in again.",
         "paired" => "The television is let in. Its screen changes in a moment.",

@@ -75,7 +75,7 @@ pub async fn home(State(site): State<Arc<Site>>, headers: HeaderMap) -> Page {
             .state
             .clock
             .now()
-            .to_zoned(jiff::tz::TimeZone::system())
+            .to_zoned(crate::zone::here())
             .strftime("%H:%M")
             .to_string(),
         shelves: shelves

@@ -115,6 +115,9 @@ document.addEventListener("change", (event) => {
   field.blur(); // from now on it follows what plays again
   if (form) form.dispatchEvent(new Event("submit", { bubbles: true, cancelable: true }));
 });
+// The first page tells the box in which time zone it stands.
+const zone = document.querySelector<HTMLInputElement>("input[data-zone]");
+if (zone && window.Intl) zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
 // Sliders are sent when let go: their buttons are for pages without this script.
 document.documentElement.classList.add("js");
 document.addEventListener("focusout", () => {

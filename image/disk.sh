@@ -182,7 +182,7 @@ make_slot() {
 
     # Both slots get the same files: the boot loader says which one it is.
     cat >"$work/boot/slot.cfg" <<SLOT
-linux \$p/vmlinuz console=tty0 console=ttyS0,115200 quiet ro root=/dev/mapper/root rootfstype=squashfs gpt systemd.gpt_auto=0 roothash=$hash systemd.verity_root_data=PARTLABEL=mantel-root-\$label systemd.verity_root_hash=PARTLABEL=mantel-root-\$label systemd.verity_root_options=hash-offset=$size,panic-on-corruption panic=5 rd.shell=0 rd.emergency=reboot systemd.default_device_timeout_sec=60s systemd.condition_needs_update=0 rauc.slot=\$slot \$extra
+linux \$p/vmlinuz console=tty0 console=ttyS0,115200 quiet ro root=/dev/mapper/root rootfstype=squashfs gpt systemd.gpt_auto=0 roothash=$hash systemd.verity_root_data=PARTLABEL=mantel-root-\$label systemd.verity_root_hash=PARTLABEL=mantel-root-\$label systemd.verity_root_options=hash-offset=$size,panic-on-corruption panic=5 transparent_hugepage=never rd.shell=0 rd.emergency=reboot systemd.default_device_timeout_sec=60s systemd.condition_needs_update=0 rauc.slot=\$slot \$extra
 initrd \$p/initrd
 SLOT
     (cd "${work:?}/boot" && sha256sum vmlinuz initrd slot.cfg >SHA256SUMS)

@@ -189,12 +189,7 @@ impl Driver {
                 store::unkeep(db).await?;
                 store::set_stage(db, Stage::Fetching).await?;
             }
-            Action::Install => {
-                store::begin_install(db, self.inner.folder.mark()).await?;
-                self.problem = None;
-                self.next.give_up = self.after(INSTALLED_WITHIN);
-                self.request(Request::Install, TAKEN_WITHIN);
-            }
+            Action::Install => self.install(update).await?,
             Action::NoteInPlace => {
                 info!(%version, "an update is in place; it starts with the next restart");
                 store::set_stage(db, Stage::Installed).await?;
@@ -214,7 +209,7 @@ impl Driver {
             Action::Restart => {
                 info!(%version, "the system is asked to restart into an update");
                 store::set_stage(db, Stage::Restarting).await?;
-                self.request(Request::Restart, REQUEST_AGAIN);
+                self.request(&Request::Restart, REQUEST_AGAIN);
             }
             Action::NoteInstalled => {
                 info!(%version, "an update runs and has proved good");
@@ -444,8 +439,39 @@ impl Driver {
         self.next.report = Duration::ZERO;
     }
 
+    /// Asks the system to install, unless the disk changed the bundle since it came.
+    async fn install(&mut self, update: &StoredUpdate) -> Result<(), DbError> {
+        let (db, folder) = (&self.inner.parts.db, self.inner.update_dir.clone());
+        let offer = update.offer.clone();
+        let sum = blocking(move || match offer.hashes() {
+            Ok(hashes) => fetch::sum(&folder, &hashes),
+            Err(_) => Ok(None),
+        });
+        match sum.await {
+            Ok(Some(sum)) => {
+                store::begin_install(db, self.inner.folder.mark()).await?;
+                self.problem = None;
+                self.next.give_up = self.after(INSTALLED_WITHIN);
+                self.request(&Request::Install(sum), TAKEN_WITHIN);
+            }
+            Ok(None) => {
+                warn!(version = %update.it.version, "an update's bundle is not what came: the wrong pieces are fetched again");
+                store::unkeep(db).await?;
+                store::set_stage(db, Stage::Fetching).await?;
+            }
+            Err(error) => {
+                warn!(%error, "an update's bundle cannot be read");
+                self.problem = Some(
+                    "The update cannot be read from the disk. It is tried again by itself.".into(),
+                );
+                self.next.request = self.after(REQUEST_AGAIN);
+            }
+        }
+        Ok(())
+    }
+
     /// Asks the system; `pause`: when it may be asked again.
-    fn request(&mut self, request: Request, pause: Duration) {
+    fn request(&mut self, request: &Request, pause: Duration) {
         self.next.request = self.after(pause);
         if let Err(error) = self.inner.folder.ask(request) {
             warn!(%error, ?request, "the system was not asked");

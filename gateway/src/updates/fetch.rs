@@ -4,6 +4,8 @@
 //! is there is checked against the hashes, and the first chunk that is not right, or not there, is the next to be
 //! fetched. So neither kill -9 nor a lost power supply can leave a wrong byte, and at most the last seconds are lost.
 
+use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use mantel_protocol::blob::{BlobError, CHUNK_BYTES, HashList, chunk_count, chunk_len};
 use mantel_runtime::files::sync_folder;
 use std::fs::{self, File, OpenOptions};
@@ -44,6 +46,26 @@ pub enum TakeError {
     /// The disk refused.
     #[error("the disk refused")]
     Disk(#[source] io::Error),
+}
+
+/// The SHA-256 of the bundle that is here, in hexadecimal digits; `None`: it is not what the hashes name, any more. Blocks.
+pub fn sum(folder: &Path, hashes: &HashList) -> io::Result<Option<String>> {
+    let file = File::open(bundle_in(folder))?;
+    if file.metadata()?.len() != hashes.size() {
+        return Ok(None);
+    }
+    let mut sum = digest::Context::new(&digest::SHA256);
+    let mut chunk = vec![0; CHUNK_BYTES as usize];
+    for index in 0..chunk_count(hashes.size()) {
+        let count = chunk_len(hashes.size(), index).unwrap_or_default();
+        let bytes = &mut chunk[..count as usize];
+        file.read_exact_at(bytes, index * CHUNK_BYTES)?;
+        if hashes.verify_chunk(index, bytes).is_err() {
+            return Ok(None);
+        }
+        sum.update(bytes);
+    }
+    Ok(Some(HEXLOWER.encode(sum.finish().as_ref())))
 }
 
 /// A bundle on its way. Its functions block.
@@ -186,6 +208,17 @@ mod tests {
         fetch.keep().expect("kept");
         assert_eq!(fs::read(bundle_in(folder.path())).expect("there"), bytes);
         assert!(!part_in(folder.path()).exists());
+        let all = digest::digest(&digest::SHA256, &bytes);
+        let found = sum(folder.path(), &hashes).expect("readable");
+        assert_eq!(found, Some(HEXLOWER.encode(all.as_ref())));
+        let mut spoilt = bytes.clone();
+        spoilt[CHUNK_BYTES as usize + 1] ^= 4;
+        fs::write(bundle_in(folder.path()), &spoilt).expect("written");
+        assert_eq!(sum(folder.path(), &hashes).expect("readable"), None);
+        spoilt.pop();
+        fs::write(bundle_in(folder.path()), &spoilt).expect("written");
+        assert_eq!(sum(folder.path(), &hashes).expect("readable"), None);
+        fs::write(bundle_in(folder.path()), &bytes).expect("written");
 
         // The gateway ended before it noted that the bundle is whole.
         assert_eq!(open().missing(), None);

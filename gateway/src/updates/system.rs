@@ -24,19 +24,22 @@ pub struct System {
 }
 
 /// What is asked of the system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// To install the bundle.
-    Install,
+    /// To install the bundle that has this SHA-256, in hexadecimal digits: the system checks its own copy by it.
+    Install(String),
     /// To restart.
     Restart,
 }
 
+/// The names of their files.
+const FILES: [&str; 2] = ["install", "restart"];
+
 impl Request {
-    fn file(self) -> &'static str {
+    fn file(&self) -> (&'static str, &str) {
         match self {
-            Self::Install => "install",
-            Self::Restart => "restart",
+            Self::Install(sum) => (FILES[0], sum),
+            Self::Restart => (FILES[1], ""),
         }
     }
 }
@@ -110,17 +113,21 @@ impl SystemFolder {
 
     /// Whether any request lies there.
     pub fn is_asked(&self) -> bool {
-        let lies = |request| self.request(request).exists();
-        lies(Request::Install) || lies(Request::Restart)
+        let folder = self.requests();
+        FILES.iter().any(|name| folder.join(name).exists())
     }
 
     /// Asks. Asking twice is asking once.
-    pub fn ask(&self, request: Request) -> io::Result<()> {
-        File::create(self.request(request)).map(drop)
+    pub fn ask(&self, request: &Request) -> io::Result<()> {
+        let (name, words) = request.file();
+        // The system looks for names without a dot, as soon as they are there.
+        let new = self.requests().join(format!(".{name}"));
+        fs::write(&new, words)?;
+        fs::rename(new, self.requests().join(name))
     }
 
-    fn request(&self, request: Request) -> PathBuf {
-        self.0.join("requests").join(request.file())
+    fn requests(&self) -> PathBuf {
+        self.0.join("requests")
     }
 }
 
@@ -184,8 +191,11 @@ mod tests {
         say("refused");
         assert_eq!(system.said_since(&heard), Some(Said::Refused("why".into())));
         assert!(!system.is_asked());
-        system.ask(Request::Install).expect("asked");
-        system.ask(Request::Install).expect("asked again");
+        let install = Request::Install("5e".repeat(32));
+        system.ask(&install).expect("asked");
+        system.ask(&install).expect("asked again");
         assert!(system.is_asked());
+        let asked = fs::read_to_string(folder.path().join("requests/install"));
+        assert_eq!(asked.expect("readable"), "5e".repeat(32));
     }
 }

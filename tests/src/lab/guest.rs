@@ -15,9 +15,10 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::agent::Agent;
+use super::guard;
 use super::lan::Lan;
-use super::net::Home;
-use super::process::Proc;
+use super::net::{Home, Place};
+use super::process::{Proc, ProcBuilder};
 use super::wait::until;
 
 /// Memory of a guest, MiB: a quarter of it is its data partition, of which the gateway keeps 256 MiB free.
@@ -34,6 +35,11 @@ const KEEP: Duration = Duration::from_mins(3);
 const PAGES: u16 = 8080;
 /// The firmware of a machine with a disk (Debian package ovmf).
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+
+/// Starts QEMU anew at each restart of the machine, from the snapshot only the first time, until the file `$1` is there:
+/// OVMF under TCG takes minutes to find a disk in a machine that ran Linux before, seconds in a new one.
+const ANEW: &str = r#"stop=$1 once=$2; shift 2
+while [ ! -e "$stop" ]; do "$@" $once || exit; once=; done"#;
 
 /// What a machine starts from.
 #[derive(Clone, Debug)]
@@ -113,9 +119,12 @@ impl GuestBuilder {
         let lan = Lan::plug(home, folder).await?;
         let agent = folder.join(format!("{}-agent", place.name()));
         let keys = folder.join(format!("{}-keys", place.name()));
-        let proc = place
-            .run("qemu-system-x86_64")
+        let stop = folder.join(format!("{}-stop", place.name()));
+        let _gone = std::fs::remove_file(&stop);
+        let proc = self
+            .qemu(place, &stop)
             .args([
+                "-no-reboot",
                 "-accel",
                 "tcg,thread=multi",
                 "-M",
@@ -134,7 +143,7 @@ impl GuestBuilder {
             .args(["-display", "none"])
             .arg("-chardev")
             .arg(format!(
-                "socket,id=console,path={},server=on,wait=off,logfile={}",
+                "socket,id=console,path={},server=on,wait=off,logfile={},logappend=on",
                 keys.display(),
                 console.display()
             ))
@@ -153,9 +162,24 @@ impl GuestBuilder {
             console,
             keys,
             qmp,
+            stop,
             agent: Agent::new(agent),
             _lan: lan,
         })
+    }
+
+    /// QEMU at `place`: for a machine with a disk, as often as the machine restarts.
+    fn qemu(&self, place: &Place, stop: &Path) -> ProcBuilder {
+        let program = "qemu-system-x86_64";
+        let Start::Disk(_, snapshot) = &self.start else {
+            return place.run(program);
+        };
+        let once = snapshot.as_ref().map(|name| format!("-loadvm {name}"));
+        place
+            .run("bash")
+            .args(["-c", ANEW, program])
+            .args([stop])
+            .args([once.unwrap_or_default(), program.to_owned()])
     }
 
     /// QEMU's words for what the machine starts from.
@@ -174,7 +198,7 @@ impl GuestBuilder {
                 for word in &self.kernel {
                     line = format!("{line} {word}");
                 }
-                words.extend(["-no-reboot", "-kernel"].map(OsString::from));
+                words.push("-kernel".into());
                 words.push(image.join("vmlinuz").into());
                 words.push("-initrd".into());
                 words.push(image.join("initrd").into());
@@ -183,7 +207,7 @@ impl GuestBuilder {
                 let root = root.display();
                 words.push(format!("if=virtio,format=raw,readonly=on,file={root}").into());
             }
-            Start::Disk(disk, snapshot) => {
+            Start::Disk(disk, _) => {
                 let firmware = Path::new(FIRMWARE);
                 ensure!(firmware.is_file(), "{FIRMWARE} is missing: ./mantel setup");
                 let disk = disk.display();
@@ -195,9 +219,6 @@ impl GuestBuilder {
                 ] {
                     words.push(word.into());
                 }
-                if let Some(name) = snapshot {
-                    words.extend(["-loadvm", name].map(OsString::from));
-                }
             }
         }
         Ok(words)
@@ -207,11 +228,12 @@ impl GuestBuilder {
 /// A running machine. Dropping it is a power cut.
 #[derive(Debug)]
 pub struct Guest {
-    /// QEMU.
+    /// QEMU, or what starts it anew.
     pub proc: Proc,
     console: PathBuf,
     keys: PathBuf,
     qmp: PathBuf,
+    stop: PathBuf,
     agent: Agent,
     _lan: Lan,
 }
@@ -305,14 +327,22 @@ impl Guest {
         bail!("QEMU said nothing to {command}")
     }
 
+    /// Cuts the power.
+    pub async fn cut(self) -> Result<()> {
+        guard::kill_group(self.proc.pid());
+        self.proc.wait_exit(ANSWER).await.map(drop)
+    }
+
     /// Presses the power button and waits until the machine is off: sound files are whole only then.
     pub async fn power_off(self) -> Result<()> {
+        std::fs::write(&self.stop, "").context("it shall not start anew")?;
         self.command("system_powerdown", json!({})).await?;
         self.proc.wait_exit(BOOT).await.map(drop)
     }
 
     /// Ends QEMU orderly, the machine not: its files on the host are closed.
     pub async fn quit(self) -> Result<()> {
+        std::fs::write(&self.stop, "").context("it shall not start anew")?;
         self.command("quit", json!({})).await?;
         self.proc.wait_exit(ANSWER).await.map(drop)
     }

@@ -11,10 +11,6 @@ use rand::rngs::StdRng;
 pub const FIRST: &str = "1.0.0";
 /// The update that works.
 pub const SECOND: &str = "1.1.0";
-/// The update that does not.
-pub const BROKEN: &str = "1.2.0";
-/// A rightly signed bundle that is too old.
-pub const OLD: &str = "0.9.0";
 /// A small bundle, rightly signed, to be spoilt.
 pub const TINY: &str = "1.3.0";
 

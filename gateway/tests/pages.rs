@@ -395,6 +395,9 @@ async fn requests_made_by_other_sites_are_refused() -> Result<()> {
 #[tokio::test]
 async fn a_television_is_let_in_by_its_code_and_sees_only_its_pages() -> Result<()> {
     let gateway = Gateway::start().await?;
+    let first = gateway.get("/tv", "").await?;
+    assert!(first.body.contains("choose the household's password"));
+    assert!(first.cookie("mantel_pairing").is_none(), "no code yet");
     let cookie = gateway.set_up().await?;
     let shown = gateway.get("/tv", "").await?;
     let waiting = shown.cookie("mantel_pairing").context("a pairing cookie")?;

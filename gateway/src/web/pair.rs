@@ -15,6 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use rand::RngExt as _;
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::info;
@@ -144,6 +145,73 @@ fn qr_svg(text: &str) -> Result<String, qrcode::types::QrError> {
     ))
 }
 
+fn qr_of(text: &str) -> Result<String, Refusal> {
+    qr_svg(text).map_err(|_| {
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The code could not be drawn.",
+            "Reload the page.",
+        )
+    })
+}
+
+/// Where a phone finds this gateway: as the television found it, unless the television is this machine's own screen.
+fn host_for_phones(headers: &HeaderMap, own: impl FnOnce() -> Option<Ipv4Addr>) -> String {
+    const NAME: &str = "mantel.local";
+    let plain_host = |host: &&str| {
+        host.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b".:-[]".contains(&b))
+    };
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .filter(plain_host);
+    let Some(host) = host else {
+        return format!("{NAME}:8080");
+    };
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (name, Some(port)),
+        _ => (host, None),
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let here = bare == "localhost" || bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    if !here {
+        return host.to_owned();
+    }
+    let name = own().map_or_else(|| NAME.to_owned(), |ip| ip.to_string());
+    port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"))
+}
+
+/// This machine's address on the home's network.
+fn lan_address() -> Option<Ipv4Addr> {
+    let found = if_addrs::get_if_addrs().ok()?;
+    found
+        .into_iter()
+        .filter(|one| one.is_oper_up() && !one.is_loopback())
+        .find_map(|one| match one.ip() {
+            IpAddr::V4(ip) if !ip.is_link_local() => Some(ip),
+            _ => None,
+        })
+}
+
+#[derive(Template)]
+#[template(path = "tv_first_use.html")]
+struct FirstUsePage {
+    title: &'static str,
+    qr: String,
+    address: String,
+}
+
+/// The page of a television while the household has chosen no password: where to do that.
+pub fn first_use_page(headers: &HeaderMap) -> Page {
+    let address = host_for_phones(headers, lan_address);
+    Ok(respond::page(&FirstUsePage {
+        title: "Set this gateway up",
+        qr: qr_of(&format!("http://{address}/"))?,
+        address,
+    }))
+}
+
 #[derive(Template)]
 #[template(path = "tv_pair.html")]
 struct CodePage {
@@ -171,22 +239,8 @@ pub fn code_page(site: &Site, headers: &HeaderMap) -> Page {
             (code, Some(line))
         }
     };
-    let plain_host = |host: &&str| {
-        host.bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b".:-[]".contains(&b))
-    };
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .filter(plain_host);
-    let host = host.unwrap_or("mantel.local:8080");
-    let qr = qr_svg(&format!("http://{host}/pair?code={code}")).map_err(|_| {
-        Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "The code could not be drawn.",
-            "Reload the page.",
-        )
-    })?;
+    let host = host_for_phones(headers, lan_address);
+    let qr = qr_of(&format!("http://{host}/pair?code={code}"))?;
     let address = format!("{host}/pair");
     let mut response = respond::page(&CodePage {
         title: "Let this television in",
@@ -336,6 +390,23 @@ mod tests {
             Answer::Over,
             "the oldest made room"
         );
+    }
+
+    #[test]
+    fn phones_are_not_sent_to_themselves() {
+        let at = Some(Ipv4Addr::new(192, 168, 1, 4));
+        for (asked, own, told) in [
+            ("127.0.0.1:8080", at, "192.168.1.4:8080"),
+            ("localhost", at, "192.168.1.4"),
+            ("[::1]:8080", None, "mantel.local:8080"),
+            ("192.168.1.9:8080", at, "192.168.1.9:8080"),
+            ("[fe80::1]:8080", at, "[fe80::1]:8080"),
+            ("mantel.local", at, "mantel.local"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, header::HeaderValue::from_static(asked));
+            assert_eq!(host_for_phones(&headers, || own), told, "{asked}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::play::{self, Opened};
 use super::respond::{self, Done, Page, Posted};
 use super::session;
 use super::shell::escape_query;
+use super::store;
 use super::updates::{self, Audience, SystemNote};
 use super::view::Tile;
 use crate::library::{Found, Wanted};
@@ -38,9 +39,12 @@ struct Shelf {
     tiles: Vec<Tile>,
 }
 
-/// `GET /tv`: the shelves, or the code of a television that is not let in.
+/// `GET /tv`: the shelves, or the code of a television that is not let in; before that, where to choose the password.
 pub async fn home(State(site): State<Arc<Site>>, headers: HeaderMap) -> Page {
     if session::of_request(&site, &headers).await?.is_none() {
+        if store::password(&site.state.db).await?.is_none() {
+            return pair::first_use_page(&headers);
+        }
         return pair::code_page(&site, &headers);
     }
     // What is no media cannot be shown here.

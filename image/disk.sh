@@ -2,9 +2,10 @@
 # Builds the appliance: a disk image for UEFI x86-64 and a signed update bundle of the same version. Called by ./mantel;
 # needs root.
 #
-#   disk.sh PROGRAMS WORK KEYS VERSION [--bundle-only] [--broken] [--tiny]
+#   disk.sh PROGRAMS WORK KEYS VERSION [--kiosk] [--bundle-only] [--broken] [--tiny]
 #
-# PROGRAMS holds mantel-gateway. WORK/VERSION gets mantel.img, mantel.raucb, packages.txt and root.hash. KEYS holds what
+# PROGRAMS holds mantel-gateway. WORK/VERSION gets mantel.img, mantel.raucb, packages.txt and root.hash; with --kiosk,
+# which puts in what shows pages on a screen, they are in WORK/VERSION-kiosk and named mantel-kiosk. KEYS holds what
 # bundles are signed with; it is made when missing (see README.md). --bundle-only leaves the disk image out; --broken
 # puts a gateway in that ends at once, for the test of the fallback; --tiny makes a small bundle that is rightly signed
 # and holds no system, for the tests of refusal.
@@ -21,11 +22,12 @@ work=$2
 keys=$3
 version=$4
 shift 4
-bundle_only='' broken='' tiny=''
+bundle_only='' broken='' tiny='' kiosk=''
 for word in "$@"; do
     case $word in
         --bundle-only) bundle_only=yes ;;
         --broken) broken=yes ;;
+        --kiosk) kiosk=yes ;;
         --tiny) tiny=yes ;;
         *) echo "disk.sh: what is $word?" >&2 && exit 2 ;;
     esac
@@ -40,8 +42,12 @@ work=$(cd "$work" && pwd)
 keys=$(cd "$keys" && pwd)
 # shellcheck source=image/lib.sh
 source "$here/lib.sh"
-out=$work/$version
-root=$work/root-$version
+name=mantel${kiosk:+-kiosk}
+# Its folder below WORK. Boxes take bundles of their own kind only, whatever the version.
+folder=$version${kiosk:+-kiosk}
+compatible=$name-x86_64
+out=$work/$folder
+root=$work/root-$folder
 tools=$work/tools
 # MiB, the same as in repart/: a slot cannot grow once it is in a home.
 esp_mib=64
@@ -110,7 +116,7 @@ CONF
 make_root() {
     rm -rf "$root"
     mkdir "$root"
-    tar -C "$root" -xf "$work/base.tar"
+    tar -C "$root" -xf "$base.tar"
     fill "$root"
     # shellcheck disable=SC2016 # expanded by dpkg-query
     chroot "$root" dpkg-query -W -f='${Package} ${Version} ${Architecture}\n' >"$out/packages.txt"
@@ -123,7 +129,8 @@ IMAGE_ID=mantel
 IMAGE_VERSION=$version
 VERSION_ID=$version
 RELEASE
-    sed -i "s/@VERSION@/$version/" "$root/etc/rauc/system.conf"
+    [[ -z $kiosk ]] || printf 'VARIANT="with a screen"\nVARIANT_ID=kiosk\n' >>"$root/usr/lib/os-release"
+    sed -i "s/@VERSION@/$version/; s/^compatible=.*/compatible=$compatible/" "$root/etc/rauc/system.conf"
     install -m 644 "$keys/ca.pem" "$root/etc/rauc/ca.pem"
     [[ -z $broken ]] || printf '#!/bin/sh\nexit 1\n' >"$root/usr/lib/mantel/mantel-gateway"
     cp "$root"/boot/vmlinuz-* "$work/boot/vmlinuz"
@@ -166,18 +173,19 @@ make_slot() {
     local size hash
     say "Root (squashfs, dm-verity)"
     rm -f "$out/root.img"
-    in_tools env -u SOURCE_DATE_EPOCH mksquashfs "/work/root-$version" "/work/$version/root.img" -quiet -no-progress \
+    in_tools env -u SOURCE_DATE_EPOCH mksquashfs "/work/root-$folder" "/work/$folder/root.img" -quiet -no-progress \
         -noappend -comp zstd -Xcompression-level "${MANTEL_SQUASH_LEVEL:-15}" -b 256K -mkfs-time "$epoch" -all-time "$epoch" \
         >"$work/mksquashfs.log"
     size=$((($(stat -c %s "$out/root.img") + 4095) / 4096 * 4096))
     truncate -s "$size" "$out/root.img"
     hash=$(in_tools veritysetup format --salt="$(sha256sum <<<"mantel $version" | cut -c 1-64)" \
         --uuid="$(uuid "verity $version")" --hash-offset="$size" \
-        "/work/$version/root.img" "/work/$version/root.img" | sed -n 's/^Root hash:[[:space:]]*//p')
+        "/work/$folder/root.img" "/work/$folder/root.img" | sed -n 's/^Root hash:[[:space:]]*//p')
     (($(stat -c %s "$out/root.img") <= root_mib << 20)) || {
         echo "disk.sh: the root is larger than its slot of $root_mib MiB" >&2
         return 1
     }
+    say "The root takes $((($(stat -c %s "$out/root.img") + 1048575) >> 20)) of $root_mib MiB"
     echo "$hash" >"$out/root.hash"
 
     # Both slots get the same files: the boot loader says which one it is.
@@ -187,8 +195,8 @@ initrd \$p/initrd
 SLOT
     (cd "${work:?}/boot" && sha256sum vmlinuz initrd slot.cfg >SHA256SUMS)
     rm -f "$out/boot.img"
-    fat "/work/$version/boot.img" $boot_mib MANTELBOOT 4d414e42
-    in_tools mcopy -i "/work/$version/boot.img" /work/boot/{SHA256SUMS,slot.cfg,vmlinuz,initrd} ::
+    fat "/work/$folder/boot.img" $boot_mib MANTELBOOT 4d414e42
+    in_tools mcopy -i "/work/$folder/boot.img" /work/boot/{SHA256SUMS,slot.cfg,vmlinuz,initrd} ::
 }
 
 fat() { # file, MiB, label, volume number
@@ -198,12 +206,12 @@ fat() { # file, MiB, label, volume number
 
 make_bundle() {
     say "Update bundle (RAUC)"
-    rm -rf "$work/bundle" "$out/mantel.raucb"
+    rm -rf "$work/bundle" "$out/$name.raucb"
     mkdir "$work/bundle"
     ln "$out/boot.img" "$out/root.img" "$work/bundle/"
     cat >"$work/bundle/manifest.raucm" <<MANIFEST
 [update]
-compatible=mantel-x86_64
+compatible=$compatible
 version=$version
 
 [bundle]
@@ -217,7 +225,7 @@ filename=root.img
 MANIFEST
     mount --bind "$keys" "$tools/mnt"
     in_tools rauc bundle --cert=/mnt/sign.pem --key=/mnt/sign.key --keyring=/mnt/ca.pem \
-        --mksquashfs-args="-no-compression" /work/bundle "/work/$version/mantel.raucb" >"$work/rauc.log" 2>&1 || {
+        --mksquashfs-args="-no-compression" /work/bundle "/work/$folder/$name.raucb" >"$work/rauc.log" 2>&1 || {
         tail "$work/rauc.log" >&2
         return 1
     }
@@ -236,10 +244,10 @@ make_esp() {
     in_tools grub-mkimage -O x86_64-efi -o /work/esp/BOOTX64.EFI -p /EFI/BOOT part_gpt fat normal linux loadenv test \
         regexp configfile echo sleep reboot serial terminal all_video hashsum gcry_sha256 halt password_pbkdf2
     rm -f "$out/esp.img"
-    fat "/work/$version/esp.img" $esp_mib MANTELESP 4d414e45
-    in_tools mmd -i "/work/$version/esp.img" ::EFI ::EFI/BOOT
-    in_tools mcopy -i "/work/$version/esp.img" /work/esp/grubenv ::EFI/BOOT/
-    in_tools mcopy -i "/work/$version/esp.img" /work/esp/{BOOTX64.EFI,grub.cfg} ::EFI/BOOT/
+    fat "/work/$folder/esp.img" $esp_mib MANTELESP 4d414e45
+    in_tools mmd -i "/work/$folder/esp.img" ::EFI ::EFI/BOOT
+    in_tools mcopy -i "/work/$folder/esp.img" /work/esp/grubenv ::EFI/BOOT/
+    in_tools mcopy -i "/work/$folder/esp.img" /work/esp/{BOOTX64.EFI,grub.cfg} ::EFI/BOOT/
     found=$(grep -abo '# GRUB Environment Block' "$out/esp.img" | awk -F: '$1 % 512 == 0 { print $1 / 512; exit }')
     wanted=$(sed -n 's/^sector=//p' "$here/root/usr/lib/mantel/boot-env")
     [[ $found == "$wanted" ]] || {
@@ -251,11 +259,11 @@ make_esp() {
 make_disk() {
     say "Disk (GPT: ESP, slot A; the rest is made at the first start)"
     make_esp
-    local disk=$out/mantel.img end=$((1 + esp_mib + boot_mib + root_mib))
+    local disk=$out/$name.img end=$((1 + esp_mib + boot_mib + root_mib))
     rm -f "$disk"
     truncate -s $((end + 1))M "$disk"
     kind() { sed -n 's/^Type=//p' "$here/repart/$1.conf"; }
-    in_tools sfdisk --quiet "/work/$version/mantel.img" <<TABLE
+    in_tools sfdisk --quiet "/work/$folder/$name.img" <<TABLE
 label: gpt
 label-id: $(uuid disk)
 first-lba: 2048
@@ -272,7 +280,6 @@ TABLE
 
 rm -rf "$out" "${work:?}/boot" "$work/esp"
 mkdir -p "$out" "$work/boot"
-base
 unpack_tools
 make_keys
 if [[ -n $tiny ]]; then
@@ -284,6 +291,7 @@ if [[ -n $tiny ]]; then
     rm -rf "${work:?}/boot" "$out/boot.img" "$out/root.img"
     exit 0
 fi
+base
 make_root
 make_slot
 make_bundle

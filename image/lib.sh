@@ -1,6 +1,8 @@
 # What rootfs.sh and disk.sh share: Debian's packages unpacked, the gateway and its units put in. Sourced, not run.
 # shellcheck shell=bash
 
+# Set by the caller to have a screen's pages put in; the root of such an image is unpacked apart from the usual one.
+: "${kiosk:=}"
 suite=trixie
 mirror=${MANTEL_MIRROR:-http://deb.debian.org/debian}
 # Files in the image carry the time of the commit, so that the same sources give the same image.
@@ -32,8 +34,15 @@ debian() {
 }
 
 base() {
+    local list=$here/packages
+    base=$work/base
+    if [[ -n $kiosk ]]; then
+        list=$work/packages-kiosk
+        base=$work/base-kiosk
+        cat "$here/packages" "$here/packages-kiosk" >"$list"
+    fi
     # shellcheck disable=SC2016 # expanded by mmdebstrap's shell
-    debian "$here/packages" "$work/base" \
+    debian "$list" "$base" \
         --essential-hook='d=$1/usr/share/initramfs-tools/modules.d && mkdir -p "$d" && printf "squashfs\nvirtio_blk\nvirtio_pci\n" >"$d/mantel"'
 }
 
@@ -57,12 +66,17 @@ fill() {
     install -D -m 644 "$here/../systemd/mantel-modules.conf" "$root/usr/lib/modules-load.d/mantel.conf"
     install -D -m 755 "$here/../systemd/media-eject" "$root/usr/lib/mantel/media-eject"
     cp -R --preserve=mode,links "$here/root/." "$root/"
+    if [[ -n $kiosk ]]; then
+        cp -R --preserve=mode,links "$here/root-kiosk/." "$root/"
+        # Their order may be that of a folder on the builder's disk; without them icons are looked for.
+        rm -f "$root"/usr/share/icons/*/icon-theme.cache
+    fi
     chown -R 0:0 "$root/usr/lib/mantel" "$root/etc/rauc"
     # Their warnings that /proc is missing say nothing here: both only write files.
     chroot "$root" systemd-sysusers 2>/dev/null
     chroot "$root" systemctl --quiet enable mantel-gateway.service mantel-media-worker.socket mantel-media-eject.path systemd-networkd.service \
         systemd-resolved.service systemd-timesyncd.service mantel-system.service mantel-good.service \
-        mantel-console.service mantel-request.path 2>/dev/null
+        mantel-console.service mantel-request.path ${kiosk:+mantel-kiosk.service} 2>/dev/null
     chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
         e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-networkd-wait-online.service getty@.service \
         serial-getty@.service systemd-firstboot.service ctrl-alt-del.target 2>/dev/null

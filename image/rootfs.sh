@@ -28,7 +28,7 @@ base
 root=$work/root
 rm -rf "$root"
 mkdir "$root"
-tar -C "$root" -xf "$work/base.tar"
+tar -C "$root" -xf "$base.tar"
 fill "$root"
 pack "$root"
 rm -rf "$root"

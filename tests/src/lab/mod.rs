@@ -29,6 +29,7 @@ mod peers_juke;
 mod peers_upnp;
 mod process;
 mod scan;
+mod screen;
 mod wait;
 
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ pub use peers_juke::{Avahi, CastPlaying, CastState, CastTv, Mpd};
 pub use peers_upnp::{Gerbera, Rygel};
 pub use process::{Proc, ProcBuilder};
 pub use scan::{Hit, NEEDLE_LEN, Needle, contains_any, needles};
+pub use screen::{Picture, qr_code};
 pub use wait::{until, until_ok};
 
 /// Where a program of this workspace was built, such as `mantel-server`.

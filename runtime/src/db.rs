@@ -19,7 +19,15 @@ const MAX_GROUP: usize = 256;
 /// Readers at work at once.
 const READERS: usize = 4;
 
+/// What the first line of a migration begins with after which the release before can no longer use the tables.
+const BREAKING: &str = "-- BREAKING";
+
 /// One module's tables: its name and its migrations in order. A migration that has landed never changes.
+///
+/// An appliance whose update does not prove good goes back to the release before, which then meets a newer database
+/// (F65). A migration therefore leaves what older programs read and write: it adds tables, and columns with defaults.
+/// One that cannot is marked by `-- BREAKING` in its first line; older programs refuse the database after it, so it must
+/// not land before a release that no longer needs what it breaks.
 #[derive(Debug, Clone, Copy)]
 pub struct Schema {
     /// The module, e.g. `ledger`.
@@ -80,33 +88,63 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+impl Schema {
+    /// How many migrations a program must know to use the tables.
+    fn readable_from(&self) -> usize {
+        let last = self
+            .steps
+            .iter()
+            .rposition(|step| step.starts_with(BREAKING));
+        last.map_or(usize::from(!self.steps.is_empty()), |index| index + 1)
+    }
+}
+
 fn migrate(connection: &mut Connection, schemas: &[Schema]) -> Result<(), DbError> {
     connection.execute_batch(
         "CREATE TABLE IF NOT EXISTS schema_version (module TEXT PRIMARY KEY, version BIGINT NOT NULL)",
     )?;
+    if !connection.column_exists(None, "schema_version", "readable_from")? {
+        connection.execute_batch(
+            "ALTER TABLE schema_version ADD COLUMN readable_from BIGINT NOT NULL DEFAULT 1",
+        )?;
+    }
     for schema in schemas {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found: usize = tx
-            .prepare("SELECT version FROM schema_version WHERE module = $1")?
-            .query_map([schema.module], |row| row.get::<_, i64>(0))?
+        let (found, readable_from) = tx
+            .prepare("SELECT version, readable_from FROM schema_version WHERE module = $1")?
+            .query_map([schema.module], |row| {
+                Ok((
+                    row.get::<_, i64>(0)? as usize,
+                    row.get::<_, i64>(1)? as usize,
+                ))
+            })?
             .next()
             .transpose()?
-            .unwrap_or(0) as usize;
+            .unwrap_or_default();
         let known = schema.steps.len();
-        if found > known {
+        if found > known && known < readable_from {
             return Err(DbError::Newer {
                 module: schema.module,
                 found,
                 known,
             });
         }
+        if found > known {
+            tracing::warn!(
+                module = schema.module,
+                found,
+                known,
+                "a newer version of this program wrote the database; it is used as it is"
+            );
+            continue;
+        }
         for step in &schema.steps[found..] {
             tx.execute_batch(step)?;
         }
         tx.execute(
-            "INSERT INTO schema_version (module, version) VALUES ($1, $2)
-             ON CONFLICT (module) DO UPDATE SET version = excluded.version",
-            (schema.module, known as i64),
+            "INSERT INTO schema_version (module, version, readable_from) VALUES ($1, $2, $3)
+             ON CONFLICT (module) DO UPDATE SET version = excluded.version, readable_from = excluded.readable_from",
+            (schema.module, known as i64, schema.readable_from() as i64),
         )?;
         tx.commit()?;
     }
@@ -303,5 +341,37 @@ mod tests {
             Db::open(&path, &[older]),
             Err(DbError::Newer { .. })
         ));
+    }
+
+    /// An update that added a column failed: the release before goes on with the database, and so does the next one.
+    #[tokio::test]
+    async fn the_release_before_uses_a_newer_database_unless_a_step_breaks_it() {
+        const ADDS: &str = "ALTER TABLE t ADD COLUMN word TEXT NOT NULL DEFAULT ''";
+        const BREAKS: &str =
+            "-- BREAKING: n is text from here on\nDROP TABLE t; CREATE TABLE t (n TEXT NOT NULL)";
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.db");
+        const TWO: &[&str] = &[SCHEMA.steps[0], ADDS];
+        const THREE: &[&str] = &[SCHEMA.steps[0], ADDS, BREAKS];
+        let with = |steps| Schema { steps, ..SCHEMA };
+        let first = Db::open(&path, &[SCHEMA]).expect("opens");
+        first.write(add(1, Ok(()))).await.expect("written");
+        drop(first);
+        let newer = with(TWO);
+        drop(Db::open(&path, &[newer]).expect("opens"));
+        let back = Db::open(&path, &[SCHEMA]).expect("the release before opens it");
+        back.write(add(2, Ok(()))).await.expect("written");
+        assert_eq!(numbers(&back).await, [1, 2]);
+        drop(back);
+        // The column is not added twice.
+        let again = Db::open(&path, &[newer]).expect("opens again");
+        assert_eq!(numbers(&again).await, [1, 2]);
+        drop(again);
+        let breaking = with(THREE);
+        drop(Db::open(&path, &[breaking]).expect("opens"));
+        for older in [SCHEMA, newer] {
+            let refused = Db::open(&path, &[older]);
+            assert!(matches!(refused, Err(DbError::Newer { found: 3, .. })));
+        }
     }
 }

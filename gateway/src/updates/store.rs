@@ -77,12 +77,24 @@ fn damaged() -> rusqlite::Error {
     rusqlite::Error::InvalidParameterName("the stored update is damaged".into())
 }
 
+/// What this version can read of a row. What it cannot, a newer version wrote from which the system went back: it is
+/// passed over, and written anew by what comes next.
+fn known<T>(row: rusqlite::Result<Option<T>>) -> rusqlite::Result<Option<T>> {
+    match row {
+        Err(rusqlite::Error::InvalidParameterName(words)) => {
+            tracing::warn!(words, "a row about updates is passed over");
+            Ok(None)
+        }
+        row => row,
+    }
+}
+
 /// Reads all.
 pub async fn load(db: &Db) -> Result<Stored, DbError> {
     db.read(|c| {
         Ok(Stored {
-            under_way: under_way(c)?,
-            kept: kept(c)?,
+            under_way: known(under_way(c))?,
+            kept: known(kept(c))?,
             outcomes: outcomes(c)?,
         })
     })

@@ -2,13 +2,13 @@
 # Builds the appliance: a disk image for UEFI x86-64 and a signed update bundle of the same version. Called by ./mantel;
 # needs root.
 #
-#   disk.sh PROGRAMS WORK KEYS VERSION [--kiosk] [--bundle-only] [--broken] [--tiny]
+#   disk.sh PROGRAMS WORK KEYS VERSION [--kiosk] [--bundle-only] [--trial] [--broken] [--tiny]
 #
-# PROGRAMS holds mantel-gateway. WORK/VERSION gets mantel.img, mantel.raucb, packages.txt and root.hash; with --kiosk,
-# which puts in what shows pages on a screen, they are in WORK/VERSION-kiosk and named mantel-kiosk. KEYS holds what
-# bundles are signed with; it is made when missing (see README.md). --bundle-only leaves the disk image out; --broken
-# puts a gateway in that ends at once, for the test of the fallback; --tiny makes a small bundle that is rightly signed
-# and holds no system, for the tests of refusal.
+# PROGRAMS holds mantel-gateway. WORK/VERSION gets mantel.img, mantel.raucb and packages.txt; with --kiosk, which puts in
+# what shows pages on a screen, they are in WORK/VERSION-kiosk and named mantel-kiosk. KEYS holds what bundles are signed
+# with; it is made when missing (see README.md). --bundle-only leaves the disk image out. For the tests: --trial puts all
+# of it into WORK/trial; --broken puts a gateway in that ends at once, for the fallback; --tiny makes a small bundle that
+# is rightly signed and holds no system, for refusals.
 #
 # The same sources, packages, keys and version give the same mantel.img, bit for bit.
 set -euo pipefail
@@ -22,13 +22,14 @@ work=$2
 keys=$3
 version=$4
 shift 4
-bundle_only='' broken='' tiny='' kiosk=''
+bundle_only='' broken='' tiny='' kiosk='' trial=''
 for word in "$@"; do
     case $word in
         --bundle-only) bundle_only=yes ;;
         --broken) broken=yes ;;
         --kiosk) kiosk=yes ;;
         --tiny) tiny=yes ;;
+        --trial) trial=trial/ ;;
         *) echo "disk.sh: what is $word?" >&2 && exit 2 ;;
     esac
 done
@@ -44,10 +45,10 @@ keys=$(cd "$keys" && pwd)
 source "$here/lib.sh"
 name=mantel${kiosk:+-kiosk}
 # Its folder below WORK. Boxes take bundles of their own kind only, whatever the version.
-folder=$version${kiosk:+-kiosk}
+folder=$trial$version${kiosk:+-kiosk}
 compatible=$name-x86_64
 out=$work/$folder
-root=$work/root-$folder
+root=$work/root-$version
 tools=$work/tools
 # MiB, the same as in repart/: a slot cannot grow once it is in a home.
 esp_mib=64
@@ -79,7 +80,17 @@ unpack_tools() {
 # ---- The keys --------------------------------------------------------------------------------------
 
 make_keys() {
-    [[ -f $keys/ca.pem && -f $keys/sign.pem && -f $keys/sign.key ]] && return
+    local file
+    local -a missing=()
+    for file in ca.pem sign.pem sign.key; do
+        [[ -f $keys/$file ]] || missing+=("$file")
+    done
+    ((${#missing[@]} == 0)) && return
+    # New ones in place of some would lock out every box that trusts the others.
+    if ((${#missing[@]} < 3)) || [[ -e $keys/ca.key ]]; then
+        echo "disk.sh: $keys has no ${missing[*]}; bring the missing files back, or name an empty folder for new keys" >&2
+        return 1
+    fi
     say "Keys for update bundles in $keys (keep sign.key and ca.key secret; whoever has them updates every box)"
     (
         umask 077
@@ -105,7 +116,7 @@ CONF
                 -subj "/O=Mantel/CN=Mantel update signing" 2>/dev/null
             openssl x509 -req -in sign.csr -CA ca.pem -CAkey ca.key -days 7300 -sha256 -out sign.pem \
                 -extfile conf -extensions sign -set_serial 1 2>/dev/null'
-        mv "$work"/newkeys/{ca.key,ca.pem,sign.key,sign.pem} "$keys/"
+        mv --no-clobber "$work"/newkeys/{ca.key,ca.pem,sign.key,sign.pem} "$keys/"
         rm -rf "$work/newkeys"
     )
     chmod 644 "$keys/ca.pem" "$keys/sign.pem"
@@ -173,7 +184,7 @@ make_slot() {
     local size hash
     say "Root (squashfs, dm-verity)"
     rm -f "$out/root.img"
-    in_tools env -u SOURCE_DATE_EPOCH mksquashfs "/work/root-$folder" "/work/$folder/root.img" -quiet -no-progress \
+    in_tools env -u SOURCE_DATE_EPOCH mksquashfs "/work/root-$version" "/work/$folder/root.img" -quiet -no-progress \
         -noappend -comp zstd -Xcompression-level "${MANTEL_SQUASH_LEVEL:-15}" -b 256K -mkfs-time "$epoch" -all-time "$epoch" \
         >"$work/mksquashfs.log"
     size=$((($(stat -c %s "$out/root.img") + 4095) / 4096 * 4096))
@@ -186,7 +197,6 @@ make_slot() {
         return 1
     }
     say "The root takes $((($(stat -c %s "$out/root.img") + 1048575) >> 20)) of $root_mib MiB"
-    echo "$hash" >"$out/root.hash"
 
     # Both slots get the same files: the boot loader says which one it is.
     cat >"$work/boot/slot.cfg" <<SLOT

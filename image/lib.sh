@@ -79,7 +79,7 @@ fill() {
         mantel-console.service mantel-request.path ${kiosk:+mantel-kiosk.service} 2>/dev/null
     chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
         e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-networkd-wait-online.service getty@.service \
-        serial-getty@.service systemd-firstboot.service ctrl-alt-del.target 2>/dev/null
+        serial-getty@.service systemd-firstboot.service ctrl-alt-del.target ${kiosk:+seatd.service} 2>/dev/null
     # Nobody logs in: no password, no shell to reach.
     sed -i 's/^\(root\):[^:]*:/\1:!*:/' "$root/etc/shadow"
     : >"$root/etc/machine-id"

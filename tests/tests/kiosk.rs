@@ -54,7 +54,7 @@ fn built(file: &str) -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
     let debug = exe.ancestors().find(|folder| folder.ends_with("debug"));
     let target = debug.and_then(Path::parent).context("no target folder")?;
-    let file = target.join("image").join(file);
+    let file = target.join("image/trial").join(file);
     let there = file.is_file();
     ensure!(
         there,

@@ -12,8 +12,13 @@ use data_encoding::BASE64;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
+use super::wait::until;
+
 /// How long the shell may take to answer to an empty word before it is asked again: it may not run yet.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long QEMU may take to start, or to start anew.
+const PLUGGED_IN: Duration = Duration::from_mins(1);
 
 const UNIT: &str = "[Unit]
 Description=Shell for the test
@@ -49,8 +54,12 @@ impl Agent {
         Self { socket, number }
     }
 
-    /// QEMU's words for it, and for units that shall not start.
-    pub(super) fn words(socket: &Path, without: &[String]) -> Vec<String> {
+    /// QEMU's words for it, for units that shall not start, and for more credentials of the machine.
+    pub(super) fn words(
+        socket: &Path,
+        without: &[String],
+        more: &[(String, String)],
+    ) -> Vec<String> {
         let credential = |name: &str, text: &str| {
             let text = BASE64.encode(text.as_bytes());
             format!("value=io.systemd.credential.binary:{name}={text}")
@@ -64,6 +73,7 @@ impl Agent {
                 .iter()
                 .map(|unit| credential(&format!("systemd.unit-dropin.{unit}"), NEVER)),
         );
+        credentials.extend(more.iter().map(|(name, text)| credential(name, text)));
         let socket = socket.display();
         vec![
             "-chardev".to_owned(),
@@ -83,7 +93,10 @@ impl Agent {
     }
 
     async fn converse(&self, script: &str) -> Result<(i32, String)> {
-        let mut stream = UnixStream::connect(&self.socket).await?;
+        let mut stream = until("the guest's second serial port", PLUGGED_IN, async || {
+            UnixStream::connect(&self.socket).await.ok()
+        })
+        .await?;
         // The shell is there when it answers; what came before is thrown away.
         loop {
             let number = self.number.fetch_add(1, Ordering::Relaxed);

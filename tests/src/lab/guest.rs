@@ -39,7 +39,7 @@ const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// Starts QEMU anew at each restart of the machine, from the snapshot only the first time, until the file `$1` is there:
 /// OVMF under TCG takes minutes to find a disk in a machine that ran Linux before, seconds in a new one.
 const ANEW: &str = r#"stop=$1 once=$2; shift 2
-while [ ! -e "$stop" ]; do "$@" $once || exit; once=; done"#;
+while [ ! -e "$stop" ]; do setpriv --pdeathsig KILL -- "$@" $once || exit; once=; done"#;
 
 /// What a machine starts from.
 #[derive(Clone, Debug)]
@@ -57,6 +57,7 @@ pub struct GuestBuilder {
     arguments: Vec<OsString>,
     kernel: Vec<String>,
     without: Vec<String>,
+    credentials: Vec<(String, String)>,
 }
 
 impl GuestBuilder {
@@ -67,6 +68,7 @@ impl GuestBuilder {
             arguments: Vec::new(),
             kernel: Vec::new(),
             without: Vec::new(),
+            credentials: Vec::new(),
         }
     }
 
@@ -77,6 +79,7 @@ impl GuestBuilder {
             arguments: Vec::new(),
             kernel: Vec::new(),
             without: Vec::new(),
+            credentials: Vec::new(),
         }
     }
 
@@ -107,6 +110,13 @@ impl GuestBuilder {
     #[must_use]
     pub fn without(mut self, unit: &str) -> Self {
         self.without.push(unit.to_owned());
+        self
+    }
+
+    /// Gives it a credential of the machine, such as `mantel-gateway.toml`.
+    #[must_use]
+    pub fn credential(mut self, name: &str, text: &str) -> Self {
+        self.credentials.push((name.to_owned(), text.to_owned()));
         self
     }
 
@@ -148,7 +158,7 @@ impl GuestBuilder {
                 console.display()
             ))
             .args(["-serial", "chardev:console"])
-            .args(Agent::words(&agent, &self.without))
+            .args(Agent::words(&agent, &self.without, &self.credentials))
             .args(self.beginning()?)
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", qmp.display()))

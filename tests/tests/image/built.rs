@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
@@ -14,12 +14,12 @@ pub const SECOND: &str = "1.1.0";
 /// A small bundle, rightly signed, to be spoilt.
 pub const TINY: &str = "1.3.0";
 
-/// Where `./mantel` puts what image/disk.sh makes.
+/// Where `./mantel` puts what image/disk.sh makes for the tests.
 pub fn image() -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
     let debug = exe.ancestors().find(|folder| folder.ends_with("debug"));
     let target = debug.and_then(Path::parent).context("no target folder")?;
-    Ok(target.join("image"))
+    Ok(target.join("image/trial"))
 }
 
 /// Runs a program on this machine to its end.
@@ -85,16 +85,13 @@ pub fn spoil(bundle: &mut Vec<u8>, random: &mut StdRng) {
     }
 }
 
-/// Where `./mantel image` keeps the keys.
+/// What the tests' bundles are signed with; boxes that are sold trust others.
 pub fn keys() -> Result<PathBuf> {
-    if let Some(keys) = std::env::var_os("MANTEL_KEYS") {
-        return Ok(keys.into());
-    }
-    let target = image()?;
-    let checkout = target.parent().and_then(Path::parent);
-    let keys = checkout.context("no checkout")?.join("keys");
-    if !keys.is_dir() {
-        bail!("{} is missing: ./mantel test-disk", keys.display());
-    }
+    let keys = image()?.join("keys");
+    ensure!(
+        keys.is_dir(),
+        "{} is missing: ./mantel test-disk",
+        keys.display()
+    );
     Ok(keys)
 }

@@ -47,7 +47,7 @@ async fn power_cuts_leave_a_whole_system() -> Result<()> {
     machine.hand_over(SECOND).await?;
     machine.guest.keep("ready").await?;
     let began = Instant::now();
-    let (state, message) = machine.install().await?;
+    let (state, message) = machine.install(SECOND).await?;
     ensure!(state == "installed", "{state}: {message}");
     let install = began.elapsed();
     machine.guest.keep("installed").await?;

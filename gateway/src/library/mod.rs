@@ -290,6 +290,13 @@ impl Library {
         tasks.spawn("media-tools", async move {
             checked.media_tools().await;
         });
+        let open = library.clone();
+        tasks.spawn("idle-uploads", async move {
+            loop {
+                tokio::time::sleep(resumable::KEEP_OPEN).await;
+                open.close_idle_uploads();
+            }
+        });
         Ok(library)
     }
 

@@ -30,7 +30,7 @@ pub const MAX_UPLOADS: i64 = 1_000;
 /// An upload without a new byte for so long is deleted.
 pub const KEEP_UPLOADS: Duration = Duration::from_hours(7 * 24);
 /// Open files are closed after this time without a new byte.
-const KEEP_OPEN: Duration = Duration::from_mins(2);
+pub(super) const KEEP_OPEN: Duration = Duration::from_mins(2);
 /// The longest file name kept, characters.
 const MAX_NAME_CHARS: usize = 150;
 /// Plaintext bytes handed to the disk at a time.
@@ -455,7 +455,7 @@ impl Library {
     }
 
     /// Closes files to which nothing was added for a while; they are opened again when bytes come.
-    fn close_idle_uploads(&self) {
+    pub(super) fn close_idle_uploads(&self) {
         let now = self.inner.clock.monotonic();
         let mut open = self
             .inner

@@ -41,8 +41,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long after the last bytes somebody counts as watching: browsers fetch far ahead of what they show.
+/// How long after the last bytes somebody counts as watching, beside what the title itself lasts: browsers fetch far
+/// ahead of what they show, a song whole.
 const STILL_PLAYING: Duration = Duration::from_mins(2);
+/// How long a player that neither plays nor stops, such as one that pauses, counts as one that plays.
+const HELD: Duration = Duration::from_mins(30);
 
 /// Who plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,8 +162,16 @@ struct Inner {
     /// What waits, by device key; kept when a title is started over another.
     queues: Mutex<HashMap<String, Queue>>,
     rows: watch::Sender<Arc<Vec<PlayingOn>>>,
-    /// When media was last sent to anyone, monotonic; `None`: never.
-    sent: Mutex<Option<Duration>>,
+    watched: Mutex<Watched>,
+}
+
+/// How long somebody counts as watching, monotonic.
+#[derive(Default)]
+struct Watched {
+    /// Until when what was fetched lasts.
+    until: Duration,
+    /// Since when players hold on without playing; `None`: none does, or one plays.
+    held: Option<Duration>,
 }
 
 impl Playback {
@@ -187,7 +198,7 @@ impl Playback {
             commands: Mutex::default(),
             queues: Mutex::default(),
             rows: watch::Sender::new(Arc::default()),
-            sent: Mutex::default(),
+            watched: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -260,20 +271,26 @@ impl Playback {
         self.inner.rows.subscribe()
     }
 
-    /// Whether somebody watches or listens: a renderer that was not stopped, or a player that fetched something within
-    /// the last two minutes.
+    /// Whether somebody watches or listens: a renderer that plays, or paused not long ago, or a player that has fetched
+    /// something which lasts until now.
     pub fn is_playing(&self) -> bool {
         let idle = |state| matches!(state, TransportState::Stopped | TransportState::NoMedia);
-        if self.inner.rows.borrow().iter().any(|row| !idle(row.state)) {
-            return true;
+        let (mut plays, mut holds) = (false, false);
+        for row in self.inner.rows.borrow().iter() {
+            plays |= row.state == TransportState::Playing;
+            holds |= !idle(row.state);
         }
-        let sent = *self
+        let now = self.inner.clock.monotonic();
+        let mut watched = self
             .inner
-            .sent
+            .watched
             .lock()
             .expect("no holder of this lock panics");
-        let now = self.inner.clock.monotonic();
-        sent.is_some_and(|at| now.saturating_sub(at) < STILL_PLAYING)
+        if plays || !holds {
+            watched.held = None;
+        }
+        let held = holds && now.saturating_sub(*watched.held.get_or_insert(now)) < HELD;
+        plays || held || now < watched.until
     }
 
     /// A title that is here and may be played now.
@@ -302,10 +319,11 @@ impl Playback {
 }
 
 impl Inner {
-    /// Media is being sent.
-    fn note_sent(&self) {
-        let now = self.clock.monotonic();
-        *self.sent.lock().expect("no holder of this lock panics") = Some(now);
+    /// Media that lasts so long is being sent.
+    fn note_sent(&self, lasts: Duration) {
+        let until = self.clock.monotonic() + lasts + STILL_PLAYING;
+        let mut watched = self.watched.lock().expect("no holder of this lock panics");
+        watched.until = watched.until.max(until);
     }
 
     /// Wall-clock time, Unix seconds.

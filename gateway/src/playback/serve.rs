@@ -292,7 +292,7 @@ fn body(
         );
         async move {
             still_allowed(&playback, &session, &judged).await?;
-            playback.note_sent();
+            playback.note_sent(session.lasts);
             plain.read_at(from, (to - from) as usize).await.map_err(|error| {
                 tracing::warn!(title = %session.title, error = chain(&error), "playing stopped");
                 io::Error::other(error)

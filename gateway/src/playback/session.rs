@@ -47,6 +47,8 @@ pub(super) struct Session {
     pub(super) kind: MediaKind,
     pub(super) mime: String,
     pub(super) addresses: Addresses,
+    /// How long it plays, where known.
+    pub(super) lasts: Duration,
     expires: Duration,
     /// Set once the play was judged and counted.
     pub(super) begun: OnceCell<()>,
@@ -68,6 +70,7 @@ impl Session {
             kind: title.kind,
             mime: asset.mime.clone(),
             addresses,
+            lasts: Duration::from_millis(asset.duration_ms.unwrap_or_default()),
             expires: now + SESSION_LIFE,
             begun: OnceCell::new(),
             ended: CancellationToken::new(),

@@ -166,7 +166,7 @@ fn judge_start(it: &UnderWay, facts: &Facts) -> Option<Action> {
 fn go_on(it: &UnderWay, facts: &Facts) -> Action {
     let due = facts.due;
     match it.stage {
-        Stage::Fetching | Stage::Ready if due.ask => Action::Ask,
+        Stage::Fetching | Stage::Ready | Stage::Installed if due.ask => Action::Ask,
         Stage::Fetching if due.fetch => Action::Fetch,
         Stage::Ready if !facts.whole => Action::FetchAgain,
         Stage::Ready if facts.good && facts.quiet && due.request => Action::Install,
@@ -176,7 +176,8 @@ fn go_on(it: &UnderWay, facts: &Facts) -> Action {
             Some(Said::Refused(words)) => again(it, Why::Refused(words.clone())),
             Some(Said::Installing) if due.give_up => again(it, Why::NoAnswer),
             Some(Said::Installing) => Action::Wait,
-            None if facts.asked || !due.request => Action::Wait,
+            None if facts.asked && !due.give_up => Action::Wait,
+            None if !facts.asked && !due.request => Action::Wait,
             None => again(it, Why::NoAnswer),
         },
         Stage::Installed | Stage::Restarting => match &facts.said {
@@ -215,7 +216,8 @@ pub enum Answered {
     Drop,
 }
 
-/// Judges an offer. What is in place already, or being put there, is not disturbed.
+/// Judges an offer. What is being put in place, or starts, is not disturbed; what is in place and was withdrawn does not
+/// start.
 pub fn answered(
     under_way: Option<&UnderWay>,
     running: Version,
@@ -227,10 +229,12 @@ pub fn answered(
         (None, None) => Answered::Keep,
         (None, Some(_)) => Answered::Take,
         (Some(it), offered) => match it.stage {
-            Stage::Installing | Stage::Installed | Stage::Restarting => Answered::Keep,
-            Stage::Fetching | Stage::Ready if offered == Some(it.version) => Answered::Keep,
-            Stage::Fetching | Stage::Ready if offered.is_some() => Answered::Take,
-            Stage::Fetching | Stage::Ready => Answered::Drop,
+            Stage::Installing | Stage::Restarting => Answered::Keep,
+            Stage::Fetching | Stage::Ready | Stage::Installed => match offered {
+                Some(version) if version == it.version => Answered::Keep,
+                Some(_) => Answered::Take,
+                None => Answered::Drop,
+            },
         },
     }
 }
@@ -355,6 +359,9 @@ mod tests {
             ..facts()
         };
         assert_eq!(decide(Some(&installing), &slow), Action::Wait);
+        let mut dead = slow.clone();
+        dead.due.give_up = true;
+        assert_eq!(decide(Some(&installing), &dead), Action::TryAgain);
         assert_eq!(decide(Some(&installing), &facts()), Action::TryAgain);
         assert_eq!(
             decide(Some(&last), &facts()),
@@ -476,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_replaces_what_is_not_in_place_yet() {
+    fn an_offer_replaces_what_does_not_start_yet() {
         let none = BTreeSet::new();
         let running = version("1.0.0");
         let offer = |it: Option<&UnderWay>, offered: Option<&str>| {
@@ -485,12 +492,12 @@ mod tests {
         assert_eq!(offer(None, None), Answered::Keep);
         assert_eq!(offer(None, Some("1.1.0")), Answered::Take);
         assert_eq!(offer(None, Some("1.0.0")), Answered::Keep, "not newer");
-        for stage in [Stage::Fetching, Stage::Ready] {
+        for stage in [Stage::Fetching, Stage::Ready, Stage::Installed] {
             assert_eq!(offer(Some(&at(stage)), Some("1.1.0")), Answered::Keep);
             assert_eq!(offer(Some(&at(stage)), Some("1.2.0")), Answered::Take);
             assert_eq!(offer(Some(&at(stage)), None), Answered::Drop, "withdrawn");
         }
-        for stage in [Stage::Installing, Stage::Installed, Stage::Restarting] {
+        for stage in [Stage::Installing, Stage::Restarting] {
             assert_eq!(offer(Some(&at(stage)), Some("1.2.0")), Answered::Keep);
             assert_eq!(offer(Some(&at(stage)), None), Answered::Keep);
         }

@@ -1,9 +1,11 @@
 //! Performs what `decide` says: reads the stored state, gathers the facts, takes one step, looks again.
 
-use super::decide::{Action, Answered, Due, Facts, Said, Stage, Why, answered, decide};
+use super::decide::{
+    Action, Answered, Due, Facts, MAX_TRIES, Said, Stage, UnderWay, Why, answered, decide,
+};
 use super::fetch::{self, Fetch};
 use super::homes::{self, Homes};
-use super::pieces::FETCH_AGAIN;
+use super::pieces::{FETCH_AGAIN, no_room};
 use super::store::{self, Stored, StoredUpdate};
 use super::system::Request;
 use super::{Inner, Shown, ShownFailure, ShownUpdate, quiet};
@@ -29,6 +31,8 @@ const ASK_AGAIN: Duration = Duration::from_mins(5);
 const TAKEN_WITHIN: Duration = Duration::from_mins(1);
 /// The pause before the system is asked again for what it refused, or for a restart that did not come.
 const REQUEST_AGAIN: Duration = Duration::from_mins(10);
+/// The pause before a bundle that the disk spoilt is fetched again.
+const SPOILT_AGAIN: Duration = Duration::from_hours(1);
 /// How long an installation may take.
 const INSTALLED_WITHIN: Duration = Duration::from_hours(1);
 /// How often is looked while something waits for the system or for quiet.
@@ -287,7 +291,8 @@ impl Driver {
         let now = parts.clock.monotonic();
         let online = *parts.link.status().borrow() == LinkStatus::Online;
         let unreported = stored.outcomes.iter().any(|it| !it.reported);
-        let time = parts.clock.now().to_zoned(crate::zone::here()).time();
+        // The server's time: a box may have no clock of its own that lasts, and no time server that answers.
+        let time = parts.link.now_signed().to_zoned(crate::zone::here()).time();
         let minute =
             u32::from(time.hour().unsigned_abs()) * 60 + u32::from(time.minute().unsigned_abs());
         let heard = stored.under_way.as_ref().map(|it| it.heard.as_str());
@@ -383,9 +388,13 @@ impl Driver {
             answered(under_way, running, &stored.failed(), offered),
             offer,
         ) {
-            (Answered::Take, Some(offer)) => self.take(&offer).await?,
+            (Answered::Take, Some(offer)) => {
+                self.cancel(under_way);
+                self.take(&offer).await?;
+            }
             (Answered::Drop, _) => {
                 info!("an update is not offered any more");
+                self.cancel(under_way);
                 self.forget().await?;
             }
             _ if !keep && self.gives.is_some() => {
@@ -400,8 +409,17 @@ impl Driver {
         Ok(Duration::ZERO)
     }
 
+    /// What is in place already, and is given up, shall not start.
+    fn cancel(&mut self, under_way: Option<&UnderWay>) {
+        if under_way.is_some_and(|it| it.stage == Stage::Installed) {
+            self.request(&Request::Cancel, Duration::ZERO);
+        }
+    }
+
     async fn take(&mut self, offer: &UpdateOffer) -> Result<(), DbError> {
         info!(version = %offer.version, bytes = offer.size_bytes, "an update is offered");
+        // Another version's, which other homes may be reading: its file is not written over.
+        clear(&self.inner).await;
         store::take(&self.inner.parts.db, offer).await?;
         self.begin_anew();
         Ok(())
@@ -443,6 +461,16 @@ impl Driver {
     async fn install(&mut self, update: &StoredUpdate) -> Result<(), DbError> {
         let (db, folder) = (&self.inner.parts.db, self.inner.update_dir.clone());
         let offer = update.offer.clone();
+        // The system makes a copy of its own before it reads it.
+        let (needed, free) = (
+            offer.size_bytes,
+            self.inner.parts.library.free_bytes().await,
+        );
+        if needed > free {
+            self.problem = Some(no_room(offer.version, needed, free));
+            self.next.request = self.after(REQUEST_AGAIN);
+            return Ok(());
+        }
         let sum = blocking(move || match offer.hashes() {
             Ok(hashes) => fetch::sum(&folder, &hashes),
             Err(_) => Ok(None),
@@ -452,12 +480,24 @@ impl Driver {
                 store::begin_install(db, self.inner.folder.mark()).await?;
                 self.problem = None;
                 self.next.give_up = self.after(INSTALLED_WITHIN);
-                self.request(&Request::Install(sum), TAKEN_WITHIN);
+                let version = update.it.version;
+                self.request(&Request::Install { sum, version }, TAKEN_WITHIN);
+            }
+            Ok(None) if update.it.tries >= MAX_TRIES => {
+                let words = "The disk or the memory of this machine changes what is stored on it."
+                    .to_owned();
+                self.end(update, Outcome::Failed, words).await?;
             }
             Ok(None) => {
-                warn!(version = %update.it.version, "an update's bundle is not what came: the wrong pieces are fetched again");
+                warn!(version = %update.it.version, "an update's bundle is not what came; it is fetched again in an hour");
                 store::unkeep(db).await?;
+                // Counted as a try: a machine that spoils what it stores must not fetch for ever.
+                store::begin_install(db, self.inner.folder.mark()).await?;
                 store::set_stage(db, Stage::Fetching).await?;
+                self.next.fetch = self.after(SPOILT_AGAIN);
+                self.problem = Some(
+                    "The update was damaged on the disk. It is fetched again in an hour.".into(),
+                );
             }
             Err(error) => {
                 warn!(%error, "an update's bundle cannot be read");

@@ -36,6 +36,16 @@ enum Hitch {
     Server(ApiError),
 }
 
+/// What the household reads when the disk is full.
+pub(super) fn no_room(version: mantel_protocol::update::Version, needed: u64, free: u64) -> String {
+    format!(
+        "There is no room for version {version}: {} are needed and {} are free. What is here is kept; remove \
+         titles, then it goes on by itself.",
+        size(needed),
+        size(free)
+    )
+}
+
 impl Driver {
     /// Fetches one piece, or ends the fetching.
     pub(super) async fn fetch(&mut self, update: &StoredUpdate) -> Result<Duration, DbError> {
@@ -55,15 +65,7 @@ impl Driver {
                 self.next.ask = Duration::ZERO;
                 return Ok(Duration::ZERO);
             }
-            Err(Hitch::Room { needed, free }) => {
-                let words = format!(
-                    "There is no room for version {version}: {} are needed and {} are free. What is here is kept; remove \
-                     titles, then it goes on by itself.",
-                    size(needed),
-                    size(free)
-                );
-                (DISK_AGAIN, Some(words))
-            }
+            Err(Hitch::Room { needed, free }) => (DISK_AGAIN, Some(no_room(version, needed, free))),
             Err(Hitch::Disk(error)) => {
                 warn!(%version, %error, "an update cannot be written");
                 self.fetch = None;

@@ -3,7 +3,7 @@
 use super::Parts;
 use crate::cameras::RecordingState;
 use crate::devices::DeviceImportState;
-use crate::exchange::Stage;
+use crate::exchange::{Direction, Stage};
 use mantel_protocol::key::DeviceId;
 
 /// The night in which the machine may restart by itself, minutes after midnight, local time: 3 to 5 o'clock.
@@ -35,10 +35,14 @@ pub fn busy(parts: &Parts) -> Option<&'static str> {
     {
         return Some("media is being imported");
     }
-    // An order whose sender is away would hold an update up for weeks: only bytes that move count.
+    // An order whose other home is away would hold an update up for weeks: only bytes that move count.
     let orders = parts.exchange.orders();
     let moving = |stage: Stage| matches!(stage, Stage::Receiving | Stage::Receipt | Stage::License);
-    if orders.borrow().iter().any(|row| moving(row.stage)) || !parts.exchange.sending().is_empty() {
+    let comes = orders
+        .borrow()
+        .iter()
+        .any(|row| row.direction == Direction::In && moving(row.stage));
+    if comes || !parts.exchange.sending().is_empty() {
         return Some("titles are being exchanged with another home");
     }
     None

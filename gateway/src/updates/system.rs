@@ -26,20 +26,28 @@ pub struct System {
 /// What is asked of the system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// To install the bundle that has this SHA-256, in hexadecimal digits: the system checks its own copy by it.
-    Install(String),
+    /// To install the bundle: the system checks its own copy by these.
+    Install {
+        /// The SHA-256, in hexadecimal digits.
+        sum: String,
+        /// What was offered.
+        version: Version,
+    },
     /// To restart.
     Restart,
+    /// Not to start what was put in place.
+    Cancel,
 }
 
 /// The names of their files.
-const FILES: [&str; 2] = ["install", "restart"];
+const FILES: [&str; 3] = ["install", "restart", "cancel"];
 
 impl Request {
-    fn file(&self) -> (&'static str, &str) {
+    fn file(&self) -> (&'static str, String) {
         match self {
-            Self::Install(sum) => (FILES[0], sum),
-            Self::Restart => (FILES[1], ""),
+            Self::Install { sum, version } => (FILES[0], format!("{sum} {version}")),
+            Self::Restart => (FILES[1], String::new()),
+            Self::Cancel => (FILES[2], String::new()),
         }
     }
 }
@@ -191,11 +199,15 @@ mod tests {
         say("refused");
         assert_eq!(system.said_since(&heard), Some(Said::Refused("why".into())));
         assert!(!system.is_asked());
-        let install = Request::Install("5e".repeat(32));
+        let install = Request::Install {
+            sum: "5e".repeat(32),
+            version: "1.10.0".parse().expect("a version"),
+        };
         system.ask(&install).expect("asked");
         system.ask(&install).expect("asked again");
         assert!(system.is_asked());
         let asked = fs::read_to_string(folder.path().join("requests/install"));
-        assert_eq!(asked.expect("readable"), "5e".repeat(32));
+        let words = asked.expect("readable");
+        assert_eq!(words, format!("{} 1.10.0", "5e".repeat(32)));
     }
 }

@@ -8,11 +8,15 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Pieces of a file between browser and disk.
 const QUEUE: usize = 8;
+/// The longest that a browser may be silent in the middle of a file.
+const SILENCE: Duration = Duration::from_mins(1);
 /// The longest file name kept, characters.
 const MAX_NAME_CHARS: usize = 150;
 
@@ -59,10 +63,11 @@ pub async fn receive(
     let source = ImportSource::upload(&name, mime.as_deref(), None, ReceiverStream::new(receive));
     let pump = async move {
         loop {
-            let piece = match field.chunk().await {
-                Ok(Some(bytes)) => Ok(bytes),
-                Ok(None) => return Ok(()),
-                Err(broken) => Err(broken.body_text()),
+            let piece = match timeout(SILENCE, field.chunk()).await {
+                Ok(Ok(Some(bytes))) => Ok(bytes),
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(broken)) => Err(broken.body_text()),
+                Err(_) => Err("nothing came for a minute".to_owned()),
             };
             let broken = piece.as_ref().err().cloned();
             if send.send(piece.map_err(io::Error::other)).await.is_err() {

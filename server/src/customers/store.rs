@@ -57,6 +57,12 @@ pub fn homes(c: &Connection) -> Result<Vec<Home>> {
     )
 }
 
+/// The gateways of all homes that were not removed.
+pub fn devices(c: &Connection) -> Result<Vec<DeviceId>> {
+    let sql = "SELECT device FROM homes WHERE removed_ms IS NULL ORDER BY id";
+    all(c, sql, [], |row| parsed(row, "device"))
+}
+
 /// The homes of one customer that were not removed.
 pub fn homes_of(c: &Connection, customer: CustomerId) -> Result<Vec<Home>> {
     all(

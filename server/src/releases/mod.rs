@@ -202,7 +202,7 @@ impl Releases {
         .await
     }
 
-    /// Withdraws a release: no home is offered it any more, and its bundle is deleted. Homes that have it keep it.
+    /// Withdraws a release: no home is offered it any more, and its bundle is deleted. Homes that run it keep it; elsewhere it does not start.
     pub async fn withdraw(&self, version: Version) -> Result<()> {
         let now = self.clock.now();
         self.change(move |tx| {
@@ -241,8 +241,8 @@ impl Releases {
             .write(move |tx| {
                 job(tx)?;
                 let mut outbox = Outbox::default();
-                for home in customers::store::homes(tx)? {
-                    outbox.tell(home.device, Command::Updates);
+                for device in customers::store::devices(tx)? {
+                    outbox.tell(device, Command::Updates);
                 }
                 Ok::<_, crate::error::CoreError>(outbox)
             })
@@ -258,14 +258,22 @@ impl Releases {
         let answer = self
             .db
             .write(move |tx| {
-                store::note_asked(tx, home, &question, now)?;
                 let (failed, all) = (store::failed_in(tx, home)?, store::rollouts(tx)?);
+                // Only what it was offered can be there; others would be sent to it for nothing.
+                let may_hold = |version: &Version| {
+                    let reached = |it: &Rollout| it.version == *version && it.reaches(home);
+                    !failed.contains(version) && all.iter().any(reached)
+                };
+                let question = UpdateQuestion {
+                    holds: question.holds.filter(may_hold),
+                    ..question
+                };
+                store::note_asked(tx, home, &question, now)?;
                 let offer = match rollout::newest_for(home, question.running, &failed, &all) {
                     Some(version) => store::offer(tx, version)?,
                     None => None,
                 };
-                let holds = question.holds.filter(|version| !failed.contains(version));
-                let keep = holds.is_some_and(|held| all.iter().any(|it| it.version == held));
+                let keep = question.holds.is_some();
                 Ok::<_, crate::error::CoreError>(UpdateAnswer { offer, keep })
             })
             .await?;

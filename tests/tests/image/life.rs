@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use mantel_tests::actors::Household;
-use mantel_tests::lab::{GuestBuilder, Net, Place, Proc, Session, until};
+use mantel_tests::actors::{Household, Site, SiteBuilder};
+use mantel_tests::lab::{GuestBuilder, Mode, Net, Place, Proc, Session, until};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -17,6 +17,9 @@ use super::machine::{Appliance, Belongings, PASSWORD, PUT_IN, START, WORD, bundl
 const BROKEN: &str = "1.2.0";
 /// A rightly signed bundle that is too old.
 const OLD: &str = "0.9.0";
+/// What an idle gateway, and the whole machine without a screen, take at most.
+const GATEWAY_MIB: f64 = 60.0;
+const MACHINE_MIB: f64 = 220.0;
 /// What the gateway and the whole machine take.
 const MEMORY: &str = "awk '/^VmRSS/ { print \"gateway: \" $2 / 1024 \" MiB resident\" }' \
                       /proc/$(pidof mantel-gateway)/status 2>/dev/null
@@ -51,6 +54,102 @@ async fn a_box_starts_updates_falls_back_and_forgets() -> Result<()> {
     net.done()
 }
 
+/// The operator puts a version at the server; the box fetches it, puts it in place, starts into it when the household
+/// says so, and tells. Of the next one, which does not work, it says so on its pages and to the operator.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_updates_itself() -> Result<()> {
+    let net = Net::two_homes()
+        .home("h", &[])
+        .mode(Mode::Namespaces)
+        .up()?;
+    let site = SiteBuilder::on(net).up().await?;
+    let folder = site.net.folder().to_owned();
+    let disk = new_disk(&folder)?;
+    let builder = GuestBuilder::from_disk(&disk)
+        .credential("mantel-gateway.toml", "[system]\nspread_minutes = 0\n");
+    let guest = builder.start(site.net.home("h")?, &folder).await?;
+    let machine = Appliance { guest };
+    let belongings = Belongings::bring(&machine).await?;
+    let house = &belongings.home;
+    machine.wait_good().await?;
+    let link = site.operator.new_customer("Hanna").await?;
+    house.enrol(&link).await?;
+
+    let began = Instant::now();
+    offer(&site, SECOND).await?;
+    in_place(house, SECOND).await?;
+    println!("{SECOND} is in place after {} s", began.elapsed().as_secs());
+    restart_now(&machine, house).await?;
+    let running = machine.wait_good().await?;
+    ensure!(running == (SECOND.into(), "B".into()), "runs {running:?}");
+    told(&site, SECOND, "data-installed>1<").await?;
+    belongings.check(&machine).await?;
+    println!(
+        "{SECOND} runs, and the operator knows, after {} s",
+        began.elapsed().as_secs()
+    );
+
+    offer(&site, BROKEN).await?;
+    in_place(house, BROKEN).await?;
+    restart_now(&machine, house).await?;
+    let running = machine.wait_good().await?;
+    ensure!(running == (SECOND.into(), "B".into()), "runs {running:?}");
+    told(&site, BROKEN, "data-failed>1<").await?;
+    belongings.check(&machine).await?;
+    let words = format!("Update {BROKEN} failed, running {SECOND}, nothing lost.");
+    for page in ["/", "/library", "/devices"] {
+        let shown = house.session().get(page).await?.ok()?.body;
+        ensure!(shown.contains(&words), "{page} does not say it: {shown}");
+    }
+    println!(
+        "{BROKEN} failed, and everybody knows, after {} s",
+        began.elapsed().as_secs()
+    );
+    machine.guest.quit().await?;
+    site.done().await
+}
+
+/// Puts a version at the server, for all homes.
+async fn offer(site: &Site, version: &str) -> Result<()> {
+    let bundle = std::fs::read(image()?.join(version).join("mantel.raucb"))?;
+    let page = site.operator.put_release(version, &bundle).await?;
+    ensure!(page.status == 303, "{} {}", page.status, page.body);
+    site.operator.roll_out(version, 100, &[]).await
+}
+
+/// Waits until a version is in the other slot.
+async fn in_place(house: &Household, version: &str) -> Result<()> {
+    let what = format!("{version} to be in place");
+    house
+        .wait(&what, START, |status| {
+            let it = status.update.as_ref()?.under_way.as_ref()?;
+            (it.version == version && it.stage == "installed").then_some(())
+        })
+        .await
+}
+
+async fn restart_now(machine: &Appliance, house: &Household) -> Result<()> {
+    let starts = machine.starts();
+    let password = [("password", house.password.as_str())];
+    for (form, fields) in [
+        ("/admin/login", &password[..]),
+        ("/admin/update/restart", &[]),
+    ] {
+        house.session().post_form(form, fields).await?.ok()?;
+    }
+    machine.wait_firmware(starts).await
+}
+
+/// Waits until the console's page of a version says this.
+async fn told(site: &Site, version: &str, what: &str) -> Result<()> {
+    let path = format!("/console/updates/{version}");
+    until(&format!("{what} in the console"), START, async || {
+        let page = site.operator.session().get(&path).await.ok()?;
+        page.body.contains(what).then_some(())
+    })
+    .await
+}
+
 /// Times and memory beside the same machine without any of this project's units: Debian alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_bare_debian() -> Result<()> {
@@ -80,11 +179,19 @@ async fn beside_bare_debian() -> Result<()> {
             "until [ $(systemctl is-system-running) != starting ]; do sleep 1; done; sleep 60
             systemd-analyze | head -n 1
             from=$(systemctl show -P UserspaceTimestampMonotonic); to=$(systemctl show -P ActiveEnterTimestampMonotonic mantel-gateway)
-            echo \"gateway ready $(((to - from) / 1000)) ms after the start of userspace\"
+            [ $to = 0 ] || echo \"gateway ready $(((to - from) / 1000)) ms after the start of userspace\"
             {MEMORY}"
         );
         let said = machine.guest.run(&script, START).await?;
         println!("{what}:\n{said}");
+        if what == "Mantel" {
+            for (name, most) in [("gateway: ", GATEWAY_MIB), ("machine: ", MACHINE_MIB)] {
+                let line = said.lines().find_map(|line| line.strip_prefix(name));
+                let figure = line.and_then(|line| line.split(' ').next());
+                let mib: f64 = figure.context("a figure")?.parse()?;
+                ensure!(mib <= most, "{name}{mib} MiB, at most {most}");
+            }
+        }
         machine.guest.power_off().await?;
     }
     net.done()
@@ -123,13 +230,13 @@ async fn console(machine: &Appliance) -> Result<()> {
         .console()
         .matches("this start is good")
         .count();
-    machine.guest.type_in("root\n").await?;
+    machine.guest.type_in("touch /run/typed\n").await?;
     until("the console", WORD, async || {
         let now = machine.guest.console();
         (now.matches("this start is good").count() > before).then_some(())
     })
     .await?;
-    Ok(())
+    machine.sh("[ ! -e /run/typed ]").await.map(drop)
 }
 
 /// Bundles that are too old, or not what was signed.
@@ -144,14 +251,24 @@ async fn refused(machine: &Appliance) -> Result<()> {
     );
     for name in &names {
         machine.hand_over(name).await?;
-        let (state, message) = machine.install().await?;
+        let (state, message) = machine
+            .install(if name.starts_with("spoilt") {
+                TINY
+            } else {
+                name
+            })
+            .await?;
         ensure!(state == "refused", "{name} was {state}: {message}");
         println!("{name} refused: {message}");
     }
     // Rightly signed, and not what was offered.
     machine.hand_over(TINY).await?;
-    let (state, message) = machine.install_offered(&"0".repeat(64)).await?;
+    let (state, message) = machine.install_offered(&"0".repeat(64), TINY).await?;
     let said = message.contains("not what was offered");
+    ensure!(state == "refused" && said, "it was {state}: {message}");
+    // What was offered, under another name.
+    let (state, message) = machine.install("1.9.0").await?;
+    let said = message.contains(&format!("it is version {TINY}"));
     ensure!(state == "refused" && said, "it was {state}: {message}");
     let next = machine.sh("/usr/lib/mantel/boot-slots get-primary").await?;
     ensure!(next == "A", "slot {next} would start");
@@ -161,7 +278,7 @@ async fn refused(machine: &Appliance) -> Result<()> {
 async fn update(machine: &Appliance, belongings: &Belongings) -> Result<()> {
     machine.hand_over(SECOND).await?;
     let began = Instant::now();
-    let (state, message) = machine.install().await?;
+    let (state, message) = machine.install(SECOND).await?;
     ensure!(state == "installed", "{state}: {message}");
     println!("{SECOND} installed in {} s", began.elapsed().as_secs());
     machine.restart().await?;
@@ -171,7 +288,7 @@ async fn update(machine: &Appliance, belongings: &Belongings) -> Result<()> {
     println!("{SECOND} runs {} s later", began.elapsed().as_secs());
     // What was the newest a moment ago is now too old.
     machine.hand_over(FIRST).await?;
-    let (state, message) = machine.install().await?;
+    let (state, message) = machine.install(FIRST).await?;
     ensure!(state == "refused", "{FIRST} was {state}: {message}");
     println!("{FIRST} refused: {message}");
     Ok(())
@@ -179,7 +296,7 @@ async fn update(machine: &Appliance, belongings: &Belongings) -> Result<()> {
 
 async fn falls_back(machine: &Appliance, belongings: &Belongings) -> Result<()> {
     machine.hand_over(BROKEN).await?;
-    let (state, message) = machine.install().await?;
+    let (state, message) = machine.install(BROKEN).await?;
     ensure!(state == "installed", "{state}: {message}");
     let (began, starts) = (Instant::now(), machine.starts());
     machine.restart().await?;
@@ -197,6 +314,19 @@ async fn falls_back(machine: &Appliance, belongings: &Belongings) -> Result<()> 
     Ok(())
 }
 
+/// machine-id, the data's UUID, the sum of the gateway's key.
+fn marks_of(said: &str) -> Result<[String; 3]> {
+    let marks: Vec<String> = said.lines().map(str::to_owned).collect();
+    let hex = |mark: &String| {
+        mark.len() >= 32
+            && mark
+                .chars()
+                .all(|c| c.is_ascii_hexdigit() || "- ".contains(c))
+    };
+    ensure!(marks.iter().all(hex), "no marks: {said}");
+    marks.try_into().ok().context("three marks")
+}
+
 /// Factory reset: a new key, a new identity, no household.
 async fn forgets(machine: &Appliance) -> Result<()> {
     let marks = "cat /etc/machine-id; blkid -s UUID -o value -p /dev/disk/by-partlabel/mantel-data; \
@@ -208,8 +338,9 @@ async fn forgets(machine: &Appliance) -> Result<()> {
     let running = machine.wait_good().await?;
     ensure!(running.0 == SECOND, "runs {running:?}");
     let after = machine.sh(marks).await?;
-    for (old, new) in before.lines().zip(after.lines()) {
-        ensure!(old != new && !new.is_empty(), "kept: {old}");
+    let (before, after) = (marks_of(&before)?, marks_of(&after)?);
+    for (old, new) in before.iter().zip(&after) {
+        ensure!(old != new, "kept: {old}");
     }
     Household::move_in("h", &machine.guest.url(), PASSWORD)
         .await
@@ -313,7 +444,7 @@ async fn a_flipped_bit_ends_in_the_other_slot() -> Result<()> {
     let belongings = Belongings::bring(&machine).await?;
     machine.wait_good().await?;
     machine.hand_over(SECOND).await?;
-    let (state, message) = machine.install().await?;
+    let (state, message) = machine.install(SECOND).await?;
     ensure!(state == "installed", "{state}: {message}");
     let (_, tree) = verity(&image()?.join(FIRST).join("mantel.img"))?;
     let place_of_bit = StdRng::seed_from_u64(seed()).random_range(0..tree / 2);

@@ -175,23 +175,24 @@ impl Appliance {
     }
 
     /// Installs a bundle that was handed over; what came of it: (state, message).
-    pub async fn install(&self) -> Result<(String, String)> {
+    pub async fn install(&self, version: &str) -> Result<(String, String)> {
         let sum = "sha256sum </var/lib/mantel-gateway/update/bundle.raucb | cut -c 1-64";
         let sum = self.sh(sum).await?;
-        self.install_offered(&sum).await
+        self.install_offered(&sum, version).await
     }
 
     /// Asks to install a bundle that was handed over before.
     pub async fn ask_to_install(&self, version: &str) -> Result<()> {
         let bundle = image()?.join(version).join("mantel.raucb");
         let sum = run("sha256sum", &[text(&bundle)?])?;
-        self.ask_with("install", sum.get(..64).unwrap_or_default())
-            .await
+        let sum = sum.get(..64).context("a sum")?;
+        self.ask_with("install", &format!("{sum} {version}")).await
     }
 
     /// Installs a bundle that was handed over where the one with this SHA-256 was offered.
-    pub async fn install_offered(&self, sum: &str) -> Result<(String, String)> {
-        self.ask_with("install", sum).await?;
+    pub async fn install_offered(&self, sum: &str, version: &str) -> Result<(String, String)> {
+        let asked = format!("{sum} {version}");
+        self.ask_with("install", &asked).await?;
         let what = "the end of the installation";
         let guest = &self.guest;
         guest
@@ -228,7 +229,7 @@ impl Appliance {
 
 /// What the household has: a title whose bytes are known.
 pub struct Belongings {
-    home: Household,
+    pub home: Household,
     title: String,
     bytes: Vec<u8>,
 }

@@ -7,6 +7,8 @@
 //! module is the seam at which the other database comes in.
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -287,6 +289,19 @@ fn run_one(tx: &mut Transaction<'_>, job: Job) -> rusqlite::Result<Done> {
     let undo = if done.keep { "" } else { "ROLLBACK TO job; " };
     tx.execute_batch(&format!("{undo}RELEASE job"))?;
     Ok(done)
+}
+
+/// The word of a variant whose JSON form is a string.
+pub fn to_word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => unreachable!("a variant without fields is a JSON string, not {other:?}"),
+    }
+}
+
+/// The variant that a word stands for, if this version knows it.
+pub fn from_word<T: DeserializeOwned>(word: &str) -> Option<T> {
+    serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
 }
 
 #[cfg(test)]

@@ -38,6 +38,14 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
     sync_folder(folder)
 }
 
+/// Runs disk work off the async threads; [`io::ErrorKind::Interrupted`] where the program stops.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+}
+
 /// Makes renames and new files in a folder durable.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()

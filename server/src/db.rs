@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use jiff::Timestamp;
+pub use mantel_runtime::db::to_word;
 use rusqlite::types::Type;
 use rusqlite::{Connection, Params, Row};
 use serde::Serialize;
@@ -66,14 +67,6 @@ pub fn word_or_null<T: DeserializeOwned>(
     let text: Option<String> = row.get(column)?;
     text.map(|text| serde_json::from_value(serde_json::Value::String(text)).map_err(unreadable))
         .transpose()
-}
-
-/// The word of a variant whose JSON form is a string.
-pub fn to_word<T: Serialize>(value: &T) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        other => unreachable!("a variant without fields is a JSON string, not {other:?}"),
-    }
 }
 
 /// A time column, milliseconds since 1970.

@@ -22,12 +22,12 @@ mod machine;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use mantel_tests::lab::Net;
+use mantel_tests::lab::{Net, new_disk};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use built::{FIRST, SECOND, number, seed};
-use machine::{Appliance, Belongings, bundles, new_disk};
+use built::{FIRST, SECOND, first_image, number, seed};
+use machine::{Appliance, Belongings, bundles};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn power_cuts_leave_a_whole_system() -> Result<()> {
@@ -38,7 +38,7 @@ async fn power_cuts_leave_a_whole_system() -> Result<()> {
     let mut random = StdRng::seed_from_u64(seed());
 
     // A box that is about to be updated, and how long things take when nobody interferes.
-    let disk = new_disk(&folder)?;
+    let disk = new_disk(&folder, &first_image()?)?;
     let began = Instant::now();
     let machine = Appliance::start(home, &folder, &disk, &disc, None).await?;
     let belongings = Belongings::bring(&machine).await?;
@@ -75,7 +75,7 @@ async fn power_cuts_leave_a_whole_system() -> Result<()> {
             _ => {
                 let other = folder.join("first");
                 std::fs::create_dir_all(&other)?;
-                (new_disk(&other)?, None)
+                (new_disk(&other, &first_image()?)?, None)
             }
         };
         // One cut, then up to two more while it starts again.

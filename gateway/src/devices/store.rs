@@ -4,6 +4,7 @@
 use super::DeviceStanding;
 use jiff::Timestamp;
 use mantel_peripherals::{Capability, DeviceClass, MacAddress};
+use mantel_runtime::db::{from_word, to_word};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -88,18 +89,6 @@ fn standing(word: &str) -> DeviceStanding {
     }
 }
 
-/// A value of an enumeration by the word that JSON has for it.
-fn by_word<T: DeserializeOwned>(word: &str) -> Option<T> {
-    serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
-}
-
-fn word_of(value: impl Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => String::new(),
-    }
-}
-
 fn list<T: DeserializeOwned>(text: &str) -> Vec<T> {
     let values: Vec<serde_json::Value> = serde_json::from_str(text).unwrap_or_default();
     // A word that an older or newer version wrote and this one does not know is left out.
@@ -138,7 +127,7 @@ pub(super) fn all(db: &Connection) -> rusqlite::Result<Decisions> {
             class: row
                 .get::<_, Option<String>>(3)?
                 .as_deref()
-                .and_then(by_word),
+                .and_then(from_word),
             decided_at_ms: row.get(4)?,
         };
         Ok((row.get(0)?, decision))
@@ -162,7 +151,7 @@ pub(super) fn put(
                 key,
                 word(decision.standing),
                 &decision.name,
-                decision.class.map(word_of),
+                decision.class.as_ref().map(to_word),
                 decision.decided_at_ms,
             ),
         )?;
@@ -181,7 +170,7 @@ pub(super) fn note(tx: &Transaction<'_>, undo: &Undo) -> rusqlite::Result<()> {
             &undo.what,
             word(undo.before.standing),
             &undo.before.name,
-            undo.before.class.map(word_of),
+            undo.before.class.as_ref().map(to_word),
             undo.at.as_millisecond(),
         ),
     )?;
@@ -205,7 +194,7 @@ fn last(db: &Connection) -> rusqlite::Result<Option<(i64, Undo)>> {
             class: row
                 .get::<_, Option<String>>(6)?
                 .as_deref()
-                .and_then(by_word),
+                .and_then(from_word),
             decided_at_ms: 0,
         };
         let undo = Undo {
@@ -244,7 +233,7 @@ fn memory(db: &Connection) -> rusqlite::Result<Vec<Memory>> {
             id: row.get(0)?,
             keys: list(&row.get::<_, String>(1)?).into_iter().collect(),
             name: row.get(2)?,
-            class: by_word(&row.get::<_, String>(3)?).unwrap_or(DeviceClass::Other),
+            class: from_word(&row.get::<_, String>(3)?).unwrap_or(DeviceClass::Other),
             maker: row.get(4)?,
             model: row.get(5)?,
             mac: row
@@ -284,7 +273,7 @@ pub(super) fn remember(
             &device.id,
             json(&device.keys),
             &device.name,
-            word_of(device.class),
+            to_word(&device.class),
             &device.maker,
             &device.model,
             device.mac.map(|mac| mac.to_string()),

@@ -13,6 +13,7 @@ use mantel_protocol::chunk::Refusal;
 use mantel_protocol::grant::SeedGrant;
 use mantel_protocol::key::{DeviceId, SigningKey};
 use mantel_protocol::token::peek_unverified;
+use mantel_runtime::files::blocking;
 use mantel_runtime::logging::chain;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -69,13 +70,12 @@ impl BlobSource for Seed {
 
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let file = Arc::clone(&self.file);
-        let reading = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let mut bytes = vec![0; len];
             file.read_exact_at(&mut bytes, offset)?;
             Ok(bytes.into())
-        });
-        let read = reading.await;
-        read.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+        })
+        .await
     }
 }
 

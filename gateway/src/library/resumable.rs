@@ -301,8 +301,6 @@ impl Library {
         }
         at.used = self.inner.clock.monotonic();
         *open = Some(at);
-        drop(open);
-        self.close_idle_uploads();
         ended.map(|()| UploadState {
             offset,
             size: row.size,

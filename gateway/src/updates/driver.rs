@@ -15,9 +15,9 @@ use mantel_protocol::api::{ProblemCode, UpdateOffer, UpdateOutcome, UpdateQuesti
 use mantel_protocol::blob::BlobId;
 use mantel_protocol::update::{Outcome, Version};
 use mantel_runtime::db::DbError;
+use mantel_runtime::files::blocking;
 use mantel_runtime::logging::chain;
 use mantel_runtime::tasks::Tasks;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
@@ -121,13 +121,6 @@ async fn clear(inner: &Inner) {
     if let Err(error) = blocking(move || fetch::clear(&folder)).await {
         warn!(%error, "an old bundle was not deleted");
     }
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
 }
 
 /// Why an update failed, for a person and for the operator.

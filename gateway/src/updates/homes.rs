@@ -2,7 +2,6 @@
 //! is taken, without the relay. What comes from a home is not trusted: the caller verifies each piece, and a home that
 //! sent a wrong one is left out from then on.
 
-use super::driver::blocking;
 use super::fetch::bundle_in;
 use super::quiet;
 use super::{Inner, Parts};
@@ -11,6 +10,7 @@ use mantel_protocol::api::UpdateOffer;
 use mantel_protocol::blob::{BlobError, CHUNK_BYTES, HashList};
 use mantel_protocol::key::DeviceId;
 use mantel_protocol::update::Version;
+use mantel_runtime::files::blocking;
 use mantel_runtime::logging::chain;
 use std::collections::BTreeSet;
 use std::io;

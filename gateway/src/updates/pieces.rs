@@ -1,12 +1,13 @@
 //! Where a bundle's pieces come from: another home that has it whole, else the server. Each is verified before it is kept.
 
-use super::driver::{Driver, blocking};
+use super::driver::Driver;
 use super::fetch::{Fetch, TakeError};
 use super::store::{self, StoredUpdate};
 use crate::link::ApiError;
 use mantel_protocol::api::ProblemCode;
 use mantel_protocol::words::size;
 use mantel_runtime::db::DbError;
+use mantel_runtime::files::blocking;
 use mantel_runtime::logging::chain;
 use std::io;
 use std::sync::Arc;

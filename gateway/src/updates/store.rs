@@ -4,8 +4,9 @@ use super::decide::{Stage, UnderWay};
 use jiff::Timestamp;
 use mantel_protocol::api::UpdateOffer;
 use mantel_protocol::update::{Outcome, Version};
-use mantel_runtime::db::{Db, DbError, Schema};
+use mantel_runtime::db::{Db, DbError, Schema, from_word, to_word};
 use rusqlite::{Connection, OptionalExtension, Transaction};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 
 /// The tables.
@@ -62,43 +63,31 @@ impl Stored {
     }
 }
 
-fn word<T: serde::Serialize>(value: T) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        other => unreachable!("a variant without fields is a string, not {other:?}"),
-    }
-}
-
-fn from_word<T: serde::de::DeserializeOwned>(word: String) -> rusqlite::Result<T> {
-    serde_json::from_value(serde_json::Value::String(word)).map_err(|_| damaged())
-}
-
-fn damaged() -> rusqlite::Error {
-    rusqlite::Error::InvalidParameterName("the stored update is damaged".into())
-}
-
-/// What this version can read of a row. What it cannot, a newer version wrote from which the system went back: it is
-/// passed over, and written anew by what comes next.
-fn known<T>(row: rusqlite::Result<Option<T>>) -> rusqlite::Result<Option<T>> {
-    match row {
-        Err(rusqlite::Error::InvalidParameterName(words)) => {
-            tracing::warn!(words, "a row about updates is passed over");
-            Ok(None)
-        }
-        row => row,
-    }
-}
-
 /// Reads all.
 pub async fn load(db: &Db) -> Result<Stored, DbError> {
     db.read(|c| {
         Ok(Stored {
-            under_way: known(under_way(c))?,
-            kept: known(kept(c))?,
+            under_way: under_way(c)?,
+            kept: kept(c)?,
             outcomes: outcomes(c)?,
         })
     })
     .await
+}
+
+/// What a newer version wrote, from which the system went back, is passed over where this one cannot read it, and
+/// written anew by what comes next.
+fn passed_over<T>() -> Option<T> {
+    tracing::warn!("a row about updates is not understood and passed over");
+    None
+}
+
+fn read_offer(json: &str) -> Option<UpdateOffer> {
+    serde_json::from_str(json).ok().or_else(passed_over)
+}
+
+fn read_word<T: DeserializeOwned>(word: &str) -> Option<T> {
+    from_word(word).or_else(passed_over)
 }
 
 fn under_way(c: &Connection) -> rusqlite::Result<Option<StoredUpdate>> {
@@ -106,31 +95,29 @@ fn under_way(c: &Connection) -> rusqlite::Result<Option<StoredUpdate>> {
         "SELECT offer, stage, tries, heard, restart_wanted FROM update_under_way",
     )?;
     let row = query.query_row([], |row| {
-        let offer: UpdateOffer =
-            serde_json::from_str(&row.get::<_, String>("offer")?).map_err(|_| damaged())?;
-        Ok(StoredUpdate {
+        let offer = read_offer(row.get_ref("offer")?.as_str()?);
+        let stage = read_word(row.get_ref("stage")?.as_str()?);
+        let (Some(offer), Some(stage)) = (offer, stage) else {
+            return Ok(None);
+        };
+        Ok(Some(StoredUpdate {
             it: UnderWay {
                 version: offer.version,
-                stage: from_word(row.get("stage")?)?,
+                stage,
                 tries: row.get("tries")?,
                 restart_wanted: row.get::<_, i64>("restart_wanted")? != 0,
             },
             offer,
             heard: row.get("heard")?,
-        })
+        }))
     });
-    row.optional()
+    Ok(row.optional()?.flatten())
 }
 
 fn kept(c: &Connection) -> rusqlite::Result<Option<UpdateOffer>> {
     let mut query = c.prepare_cached("SELECT offer FROM update_kept")?;
-    let offer = query.query_row([], |row| row.get::<_, String>("offer"));
-    let Some(offer) = offer.optional()? else {
-        return Ok(None);
-    };
-    serde_json::from_str(&offer)
-        .map(Some)
-        .map_err(|_| damaged())
+    let offer = query.query_row([], |row| Ok(read_offer(row.get_ref("offer")?.as_str()?)));
+    Ok(offer.optional()?.flatten())
 }
 
 fn outcomes(c: &Connection) -> rusqlite::Result<Vec<StoredOutcome>> {
@@ -138,15 +125,18 @@ fn outcomes(c: &Connection) -> rusqlite::Result<Vec<StoredOutcome>> {
         "SELECT version, outcome, words, reported, dismissed FROM update_outcomes ORDER BY at_ms DESC, version DESC",
     )?;
     let rows = query.query_map([], |row| {
-        Ok(StoredOutcome {
+        let Some(outcome) = read_word(row.get_ref("outcome")?.as_str()?) else {
+            return Ok(None);
+        };
+        Ok(Some(StoredOutcome {
             version: row.get("version")?,
-            outcome: from_word(row.get("outcome")?)?,
+            outcome,
             words: row.get("words")?,
             reported: row.get::<_, i64>("reported")? != 0,
             dismissed: row.get::<_, i64>("dismissed")? != 0,
-        })
+        }))
     })?;
-    rows.collect()
+    rows.filter_map(Result::transpose).collect()
 }
 
 async fn write(
@@ -160,7 +150,7 @@ async fn write(
 pub async fn take(db: &Db, offer: &UpdateOffer) -> Result<(), DbError> {
     let (offer, stage) = (
         serde_json::to_string(offer).expect("an offer is plain data"),
-        word(Stage::Fetching),
+        to_word(&Stage::Fetching),
     );
     write(db, move |tx| {
         tx.execute("DELETE FROM update_kept", [])?;
@@ -177,7 +167,7 @@ pub async fn take(db: &Db, offer: &UpdateOffer) -> Result<(), DbError> {
 
 /// Notes how far it is.
 pub async fn set_stage(db: &Db, stage: Stage) -> Result<(), DbError> {
-    let stage = word(stage);
+    let stage = to_word(&stage);
     write(db, move |tx| {
         tx.execute("UPDATE update_under_way SET stage = $1", [stage])
     })
@@ -187,7 +177,7 @@ pub async fn set_stage(db: &Db, stage: Stage) -> Result<(), DbError> {
 
 /// Notes that the bundle is here, whole and right; `keep`: for other homes too.
 pub async fn note_whole(db: &Db, keep: bool) -> Result<(), DbError> {
-    let stage = word(Stage::Ready);
+    let stage = to_word(&Stage::Ready);
     write(db, move |tx| {
         if keep {
             tx.execute(
@@ -212,7 +202,7 @@ pub async fn unkeep(db: &Db) -> Result<(), DbError> {
 
 /// Notes that the system is asked to install it; `heard` is the mark of what it said before.
 pub async fn begin_install(db: &Db, heard: String) -> Result<(), DbError> {
-    let stage = word(Stage::Installing);
+    let stage = to_word(&Stage::Installing);
     write(db, move |tx| {
         tx.execute(
             "UPDATE update_under_way SET stage = $1, heard = $2, tries = tries + 1",
@@ -225,7 +215,7 @@ pub async fn begin_install(db: &Db, heard: String) -> Result<(), DbError> {
 
 /// Notes that "Restart now" was pressed; whether there was something to restart for.
 pub async fn want_restart(db: &Db) -> Result<bool, DbError> {
-    let stages = (word(Stage::Installed), word(Stage::Restarting));
+    let stages = (to_word(&Stage::Installed), to_word(&Stage::Restarting));
     write(db, move |tx| {
         tx.execute(
             "UPDATE update_under_way SET restart_wanted = 1 WHERE stage IN ($1, $2)",
@@ -245,8 +235,8 @@ pub async fn forget(db: &Db) -> Result<(), DbError> {
     .map(drop)
 }
 
-/// Notes what came of a version, and that it is not under way any more. What failed is not given to others. A version that the server cannot know need not
-/// be reported.
+/// Notes what came of a version, and that it is not under way any more. What failed is not given to others. A version
+/// that the server cannot know need not be reported.
 pub async fn note_outcome(
     db: &Db,
     version: String,
@@ -271,7 +261,7 @@ pub async fn note_outcome(
                  at_ms = excluded.at_ms, reported = excluded.reported, dismissed = 0",
             (
                 version,
-                word(outcome),
+                to_word(&outcome),
                 words,
                 now.as_millisecond(),
                 reported,
@@ -287,7 +277,7 @@ pub async fn set_reported(db: &Db, version: String, outcome: Outcome) -> Result<
     write(db, move |tx| {
         tx.execute(
             "UPDATE update_outcomes SET reported = 1 WHERE version = $1 AND outcome = $2",
-            (version, word(outcome)),
+            (version, to_word(&outcome)),
         )
     })
     .await
@@ -411,6 +401,45 @@ mod tests {
             Some(Stage::Ready)
         );
         assert_eq!(stored.kept, None);
+    }
+
+    #[tokio::test]
+    async fn what_a_newer_version_wrote_is_passed_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let db = Db::open(&folder.path().join("t.db"), &[SCHEMA]).expect("opens");
+        take(&db, &offer("1.1.0")).await.expect("written");
+        note_whole(&db, true).await.expect("written");
+        let now = Timestamp::UNIX_EPOCH;
+        for version in ["1.0.1", "1.0.2"] {
+            note_outcome(&db, version.into(), Outcome::Failed, String::new(), now)
+                .await
+                .expect("written");
+        }
+        db.write(|tx| {
+            tx.execute("UPDATE update_under_way SET stage = 'pondering'", [])?;
+            tx.execute("UPDATE update_kept SET offer = '{}'", [])?;
+            let spoil = "UPDATE update_outcomes SET outcome = 'mixed' WHERE version = '1.0.1'";
+            tx.execute(spoil, [])?;
+            Ok::<_, DbError>(())
+        })
+        .await
+        .expect("written");
+        let stored = load(&db).await.expect("read");
+        assert_eq!((stored.under_way, stored.kept), (None, None));
+        let versions: Vec<&str> = stored
+            .outcomes
+            .iter()
+            .map(|it| it.version.as_str())
+            .collect();
+        assert_eq!(versions, ["1.0.2"]);
+        // Written anew by what comes next.
+        take(&db, &offer("1.2.0")).await.expect("written");
+        note_outcome(&db, "1.0.1".into(), Outcome::Installed, String::new(), now)
+            .await
+            .expect("written");
+        let stored = load(&db).await.expect("read");
+        assert!(stored.under_way.is_some());
+        assert_eq!(stored.outcomes.len(), 2);
     }
 
     #[tokio::test]

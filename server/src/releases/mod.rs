@@ -391,22 +391,21 @@ fn cut_off() -> crate::error::CoreError {
     bad("the bundle did not arrive whole")
 }
 
-/// Runs disk work off the async threads.
+/// Disk work with a bundle, and what is wrong with the bundle or the disk.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::FileTooLarge => bad(format!(
-                "the bundle is larger than {}",
-                size(MAX_BUNDLE_BYTES)
-            )),
-            io::ErrorKind::InvalidData => bad("the bundle is empty"),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => conflict(
-                "the server's disk is full",
-                "nothing was kept of the bundle; free some space and put it here again",
-            ),
-            _ => broken("the disk refused")(error),
-        })
+    let done = mantel_runtime::files::blocking(work).await;
+    done.map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => bad(format!(
+            "the bundle is larger than {}",
+            size(MAX_BUNDLE_BYTES)
+        )),
+        io::ErrorKind::InvalidData => bad("the bundle is empty"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => conflict(
+            "the server's disk is full",
+            "nothing was kept of the bundle; free some space and put it here again",
+        ),
+        _ => broken("the disk refused")(error),
+    })
 }

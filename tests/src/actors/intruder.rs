@@ -162,17 +162,7 @@ impl Intruder {
             .body(serde_json::to_vec(body)?)
             .send()
             .await?;
-        let (url, status, headers) = (
-            answer.url().clone(),
-            answer.status(),
-            answer.headers().clone(),
-        );
-        Ok(Page {
-            url,
-            status,
-            headers,
-            body: answer.text().await?,
-        })
+        Page::read(answer).await
     }
 
     /// Asks for a grant as a receiver would.

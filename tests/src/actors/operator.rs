@@ -158,17 +158,7 @@ impl Operator {
             .body(body)
             .send()
             .await?;
-        let (url, status, headers) = (
-            answer.url().clone(),
-            answer.status(),
-            answer.headers().clone(),
-        );
-        Ok(Page {
-            url,
-            status,
-            headers,
-            body: answer.text().await?,
-        })
+        Page::read(answer).await
     }
 
     /// Says whom a version of the appliance is for: so many in a hundred, and these homes.

@@ -113,20 +113,13 @@ impl Session {
         for _ in 0..=MAX_REDIRECTS {
             let answer = request.send().await.context("asking for a page")?;
             self.keep_cookies(answer.headers());
-            let url = answer.url().clone();
-            let (status, headers) = (answer.status(), answer.headers().clone());
-            let target = headers.get(LOCATION).and_then(|to| to.to_str().ok());
-            let (true, Some(target)) = (status.is_redirection(), target) else {
-                let body = answer.bytes().await.context("reading a page")?;
-                let body = String::from_utf8_lossy(&body).into_owned();
-                return Ok(Page {
-                    url,
-                    status,
-                    headers,
-                    body,
-                });
+            let target = answer.headers().get(LOCATION);
+            let target = target.and_then(|to| to.to_str().ok());
+            let (true, Some(target)) = (answer.status().is_redirection(), target) else {
+                return Page::read(answer).await;
             };
-            let target = url
+            let target = answer
+                .url()
                 .join(target)
                 .with_context(|| format!("redirected to {target}"))?;
             request = self.request(Method::GET, target.as_str())?;
@@ -159,6 +152,19 @@ impl Session {
 }
 
 impl Page {
+    /// Reads an answer to its end.
+    pub async fn read(answer: reqwest::Response) -> Result<Self> {
+        let url = answer.url().clone();
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body = answer.bytes().await.context("reading a page")?;
+        Ok(Self {
+            url,
+            status,
+            headers,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
+    }
+
     /// Fails, with the beginning of the page, unless the answer was a success.
     pub fn ok(self) -> Result<Self> {
         let head: String = self.body.chars().take(500).collect();

@@ -18,6 +18,7 @@
 mod agent;
 mod browser;
 mod cpu;
+mod disk;
 mod guard;
 mod guest;
 mod http;
@@ -38,6 +39,7 @@ use anyhow::{Context as _, Result, bail};
 
 pub use browser::Browser;
 pub use cpu::{CpuTime, cpu_time};
+pub use disk::{built, new_disk, run, text};
 pub use guard::is_running;
 pub use guest::{Guest, GuestBuilder};
 pub use http::{Page, Session, form_body};

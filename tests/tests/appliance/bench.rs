@@ -2,13 +2,12 @@
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use mantel_tests::actors::status::{Device, Playing};
 use mantel_tests::actors::{Household, Site, SiteBuilder};
-use mantel_tests::lab::{Guest, GuestBuilder, Mode, Net, program};
+use mantel_tests::lab::{Guest, GuestBuilder, Mode, Net, built, program, run, text};
 use mantel_tests::media;
 
 use super::tones;
@@ -67,7 +66,7 @@ impl Bench {
             usb: folder.join("usb.wav"),
         };
         let begun = Instant::now();
-        let guest = GuestBuilder::new(&image())
+        let guest = GuestBuilder::new(&built("")?)
             // One camera at an input of the webcam kind; the cable from loudspeaker to line-in.
             .kernel("modules_load=vivid,snd-aloop vivid.node_types=0x1 vivid.n_devs=1")
             .device(&["-audiodev", &wav("card", &wavs.card)])
@@ -189,24 +188,6 @@ pub async fn timed<T>(what: impl Display, step: impl Future<Output = Result<T>>)
     done
 }
 
-/// Runs a program on the host; what it printed.
-pub fn run(program: &str, words: &[&str]) -> Result<Vec<u8>> {
-    let done = Command::new(program).args(words).output();
-    let done = done.with_context(|| format!("{program} is missing (./mantel setup)"))?;
-    let said = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "{program}: {said}");
-    Ok(done.stdout)
-}
-
-/// Where `./mantel` puts what image/rootfs.sh makes.
-fn image() -> PathBuf {
-    let target = std::env::current_exe().ok().and_then(|exe| {
-        let debug = exe.ancestors().find(|folder| folder.ends_with("debug"))?;
-        Some(debug.parent()?.to_owned())
-    });
-    target.unwrap_or_default().join("image")
-}
-
 /// A disk with the server's program, which is no part of the appliance, for its unit to be tried.
 fn server_disk(folder: &Path) -> Result<PathBuf> {
     let (tray, disk) = (
@@ -215,13 +196,13 @@ fn server_disk(folder: &Path) -> Result<PathBuf> {
     );
     std::fs::create_dir_all(&tray)?;
     let (from, to) = (program("mantel-server")?, tray.join("mantel-server"));
-    run("strip", &["-o", &path(&to)?, &path(&from)?])?;
-    let (tray, file) = (path(&tray)?, path(&disk)?);
+    run("strip", &["-o", text(&to)?, text(&from)?])?;
+    let (tray, file) = (text(&tray)?, text(&disk)?);
     run(
         "mksquashfs",
         &[
-            &tray,
-            &file,
+            tray,
+            file,
             "-quiet",
             "-no-progress",
             "-comp",
@@ -232,10 +213,6 @@ fn server_disk(folder: &Path) -> Result<PathBuf> {
     Ok(disk)
 }
 
-fn path(file: &Path) -> Result<String> {
-    file.to_str().map(str::to_owned).context("a readable path")
-}
-
 fn wav(id: &str, file: &Path) -> String {
     format!("wav,id={id},path={},out.frequency=44100", file.display())
 }
@@ -244,7 +221,7 @@ fn wav(id: &str, file: &Path) -> String {
 fn sticks(folder: &Path, photos: &[PathBuf]) -> Result<(PathBuf, PathBuf)> {
     let (wav, tone) = (folder.join("tone.wav"), folder.join(TONE_FILE));
     std::fs::write(&wav, tones::tone_wav(TONE, SECONDS))?;
-    run("flac", &["--silent", "-o", &path(&tone)?, &path(&wav)?])?;
+    run("flac", &["--silent", "-o", text(&tone)?, text(&wav)?])?;
     let film = folder.join("film.mp4");
     media::long_clip(30 << 20, &film)?;
     let (fast, slow) = (folder.join("fast.img"), folder.join("slow.img"));
@@ -271,7 +248,6 @@ fn sticks(folder: &Path, photos: &[PathBuf]) -> Result<(PathBuf, PathBuf)> {
 fn stick(file: &Path, label: &str, files: &[(&PathBuf, &str)]) -> Result<()> {
     const START: u64 = 1 << 20;
     std::fs::File::create(file)?.set_len(64 << 20)?;
-    let path = file.to_str().context("a readable path")?;
     // The partition table (MBR): one entry, type 0x0c, from sector 2048 to the end.
     let mut table = vec![0_u8; 512];
     table[446..462].copy_from_slice(&[
@@ -283,7 +259,7 @@ fn stick(file: &Path, label: &str, files: &[(&PathBuf, &str)]) -> Result<()> {
         &table,
         0,
     )?;
-    let part = format!("{path}@@{START}");
+    let part = format!("{}@@{START}", text(file)?);
     run(
         "mformat",
         &[
@@ -292,8 +268,7 @@ fn stick(file: &Path, label: &str, files: &[(&PathBuf, &str)]) -> Result<()> {
     )?;
     run("mmd", &["-i", &part, "::DCIM", "::DCIM/100CANON"])?;
     for (from, to) in files {
-        let from = from.to_str().context("a readable path")?;
-        run("mcopy", &["-i", &part, from, to])?;
+        run("mcopy", &["-i", &part, text(from)?, to])?;
     }
     Ok(())
 }

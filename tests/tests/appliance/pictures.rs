@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use mantel_tests::actors::status::{Device, Title};
+use mantel_tests::lab::run;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, SERIAL, SLOW_SERIAL, STEP, TONE_FILE, run};
+use super::bench::{Bench, SERIAL, SLOW_SERIAL, STEP, TONE_FILE};
 
 /// What is there from the beginning: how its key begins, its class, its name.
 const EXPECTED: [(&str, &str, &str); 9] = [

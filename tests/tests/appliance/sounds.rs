@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use mantel_tests::actors::status::{Device, Title};
+use mantel_tests::lab::run;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, SECONDS, STEP, TONE, Wavs, run};
+use super::bench::{Bench, SECONDS, STEP, TONE, Wavs};
 use super::tones::{self, loudness, read_wav, seconds_of};
 
 /// The tone that is played after devices were pulled out, Hz.

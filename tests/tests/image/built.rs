@@ -1,9 +1,9 @@
 //! What `./mantel test-disk` built before the tests: where it lies, and what it says of itself.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use mantel_tests::lab::{built, run, text};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
@@ -16,23 +16,12 @@ pub const TINY: &str = "1.3.0";
 
 /// Where `./mantel` puts what image/disk.sh makes for the tests.
 pub fn image() -> Result<PathBuf> {
-    let exe = std::env::current_exe()?;
-    let debug = exe.ancestors().find(|folder| folder.ends_with("debug"));
-    let target = debug.and_then(Path::parent).context("no target folder")?;
-    Ok(target.join("image/trial"))
+    built("trial")
 }
 
-/// Runs a program on this machine to its end.
-pub fn run(program: &str, words: &[&str]) -> Result<String> {
-    let done = Command::new(program).args(words).output();
-    let done = done.with_context(|| format!("{program} is missing (./mantel setup)"))?;
-    let said = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "{program} {words:?}: {said}");
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
-}
-
-pub fn text(path: &Path) -> Result<&str> {
-    path.to_str().context("a readable path")
+/// The disk image of [`FIRST`].
+pub fn first_image() -> Result<PathBuf> {
+    built("trial/1.0.0/mantel.img")
 }
 
 pub fn number(name: &str, usual: u64) -> u64 {
@@ -52,7 +41,7 @@ pub const ROOT_A: u64 = (1 + 64 + 96) << 20;
 /// The words of the slot's own configuration: (root hash, offset of the tree of hashes).
 pub fn verity(image: &Path) -> Result<(String, u64)> {
     let boot = format!("{}@@{}", text(image)?, (1 + 64) << 20);
-    let config = run("mtype", &["-i", &boot, "::slot.cfg"])?;
+    let config = String::from_utf8(run("mtype", &["-i", &boot, "::slot.cfg"])?)?;
     let word = |name: &str| -> Result<String> {
         let (_, rest) = config
             .split_once(name)
@@ -87,11 +76,5 @@ pub fn spoil(bundle: &mut Vec<u8>, random: &mut StdRng) {
 
 /// What the tests' bundles are signed with; boxes that are sold trust others.
 pub fn keys() -> Result<PathBuf> {
-    let keys = image()?.join("keys");
-    ensure!(
-        keys.is_dir(),
-        "{} is missing: ./mantel test-disk",
-        keys.display()
-    );
-    Ok(keys)
+    built("trial/keys")
 }

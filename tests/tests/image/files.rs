@@ -3,17 +3,17 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use mantel_tests::lab::{contains_any, needles};
+use mantel_tests::lab::{contains_any, needles, run, text};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::built::{FIRST, ROOT_A, TINY, image, keys, number, run, seed, spoil, text, verity};
+use super::built::{ROOT_A, TINY, first_image, image, keys, number, seed, spoil, verity};
 
 #[test]
 fn flipped_bits_in_the_root_are_noticed() -> Result<()> {
     use std::os::unix::fs::FileExt as _;
     let folder = tempfile::tempdir()?;
-    let source = image()?.join(FIRST).join("mantel.img");
+    let source = first_image()?;
     let (hash, tree) = verity(&source)?;
     let root = folder.path().join("root.img");
     run(
@@ -66,7 +66,7 @@ fn is(entry: &std::fs::DirEntry, name: &str) -> bool {
 fn no_secret_is_in_the_image() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let root = folder.path().join("root");
-    let source = image()?.join(FIRST).join("mantel.img");
+    let source = first_image()?;
     run(
         "unsquashfs",
         &[

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use mantel_tests::actors::{Household, Site, SiteBuilder};
-use mantel_tests::lab::{GuestBuilder, Mode, Net, Place, Proc, Session, until};
+use mantel_tests::lab::{GuestBuilder, Mode, Net, Place, Proc, Session, new_disk, text, until};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::built::{FIRST, SECOND, TINY, image, seed, text, verity};
-use super::machine::{Appliance, Belongings, PASSWORD, PUT_IN, START, WORD, bundles, new_disk};
+use super::built::{FIRST, SECOND, TINY, first_image, image, seed, verity};
+use super::machine::{Appliance, Belongings, PASSWORD, PUT_IN, START, WORD, bundles};
 
 /// The update that does not work.
 const BROKEN: &str = "1.2.0";
@@ -32,7 +32,7 @@ awk '/^MemTotal/ { t = $2 } /^MemAvailable/ { a = $2 } END { print \"machine: \"
 async fn a_box_starts_updates_falls_back_and_forgets() -> Result<()> {
     let net = Net::builder().home("h", &[]).up()?;
     let folder = net.folder().to_owned();
-    let disk = new_disk(&folder)?;
+    let disk = new_disk(&folder, &first_image()?)?;
     let disc = bundles(&folder, &[FIRST, SECOND, BROKEN, OLD, TINY])?;
     let began = Instant::now();
     let home = net.home("h")?;
@@ -64,7 +64,7 @@ async fn a_box_updates_itself() -> Result<()> {
         .up()?;
     let site = SiteBuilder::on(net).up().await?;
     let folder = site.net.folder().to_owned();
-    let disk = new_disk(&folder)?;
+    let disk = new_disk(&folder, &first_image()?)?;
     let builder = GuestBuilder::from_disk(&disk)
         .credential("mantel-gateway.toml", "[system]\nspread_minutes = 0\n");
     let guest = builder.start(site.net.home("h")?, &folder).await?;
@@ -155,7 +155,7 @@ async fn told(site: &Site, version: &str, what: &str) -> Result<()> {
 async fn beside_bare_debian() -> Result<()> {
     let net = Net::builder().home("h", &[]).up()?;
     let folder = net.folder().to_owned();
-    let disk = new_disk(&folder)?;
+    let disk = new_disk(&folder, &first_image()?)?;
     let home = net.home("h")?;
     // The first start makes the data partition, and is not counted.
     for what in ["first start", "Mantel", "bare"] {
@@ -381,7 +381,7 @@ async fn tpm(place: &Place, folder: &Path) -> Result<(Proc, Vec<String>)> {
 async fn with_a_tpm_the_disk_alone_does_not_open() -> Result<()> {
     let net = Net::builder().home("h", &[]).up()?;
     let folder = net.folder().to_owned();
-    let disk = new_disk(&folder)?;
+    let disk = new_disk(&folder, &first_image()?)?;
     let home = net.home("h")?;
     let start = async |words: &[String]| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -438,7 +438,10 @@ async fn with_a_tpm_the_disk_alone_does_not_open() -> Result<()> {
 async fn a_flipped_bit_ends_in_the_other_slot() -> Result<()> {
     let net = Net::builder().home("h", &[]).up()?;
     let folder = net.folder().to_owned();
-    let (disk, disc) = (new_disk(&folder)?, bundles(&folder, &[SECOND])?);
+    let (disk, disc) = (
+        new_disk(&folder, &first_image()?)?,
+        bundles(&folder, &[SECOND])?,
+    );
     let home = net.home("h")?;
     let machine = Appliance::start(home, &folder, &disk, &disc, None).await?;
     let belongings = Belongings::bring(&machine).await?;
@@ -446,7 +449,7 @@ async fn a_flipped_bit_ends_in_the_other_slot() -> Result<()> {
     machine.hand_over(SECOND).await?;
     let (state, message) = machine.install(SECOND).await?;
     ensure!(state == "installed", "{state}: {message}");
-    let (_, tree) = verity(&image()?.join(FIRST).join("mantel.img"))?;
+    let (_, tree) = verity(&first_image()?)?;
     let place_of_bit = StdRng::seed_from_u64(seed()).random_range(0..tree / 2);
     let flip = format!(
         "d=/dev/disk/by-partlabel/mantel-root-b; b=$(dd if=$d bs=1 skip={place_of_bit} count=1 status=none | od -An -tu1)

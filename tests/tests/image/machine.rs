@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use mantel_tests::actors::Household;
-use mantel_tests::lab::{Guest, GuestBuilder, Home, until};
+use mantel_tests::lab::{Guest, GuestBuilder, Home, run, text, until};
 use mantel_tests::media;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::Value;
 
-use super::built::{FIRST, TINY, image, number, run, spoil, text};
+use super::built::{TINY, image, number, spoil};
 
 /// The longest a word to the guest's shell may take: the processor is emulated, and this machine does other things.
 pub const WORD: Duration = Duration::from_mins(3);
@@ -19,40 +19,10 @@ pub const WORD: Duration = Duration::from_mins(3);
 pub const START: Duration = Duration::from_mins(25);
 /// The longest that writing a slot may take.
 pub const INSTALL: Duration = Duration::from_mins(15);
-/// The disk of a box: the image, slot B and the data.
-pub const DISK: &str = "6G";
 /// Puts the disc with bundles in.
 pub const PUT_IN: &str = "mkdir -p /run/disc; mountpoint -q /run/disc || \
                       mount -t squashfs -o ro $(blkid -t TYPE=squashfs -o device /dev/vd[b-z]) /run/disc";
 pub const PASSWORD: &str = "a password for the box";
-
-/// A new box: an empty disk on which the image was written.
-pub fn new_disk(folder: &Path) -> Result<PathBuf> {
-    let disk = folder.join("disk.qcow2");
-    let base = image()?.join(FIRST).join("mantel.img");
-    ensure!(
-        base.is_file(),
-        "{} is missing: ./mantel test-disk",
-        base.display()
-    );
-    let _gone = std::fs::remove_file(&disk);
-    run(
-        "qemu-img",
-        &[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-F",
-            "raw",
-            "-b",
-            text(&base)?,
-            text(&disk)?,
-            DISK,
-        ],
-    )?;
-    Ok(disk)
-}
 
 /// A disc with bundles for the guest, since nothing serves them there yet.
 pub fn bundles(folder: &Path, versions: &[&str]) -> Result<PathBuf> {
@@ -185,6 +155,7 @@ impl Appliance {
     pub async fn ask_to_install(&self, version: &str) -> Result<()> {
         let bundle = image()?.join(version).join("mantel.raucb");
         let sum = run("sha256sum", &[text(&bundle)?])?;
+        let sum = String::from_utf8(sum)?;
         let sum = sum.get(..64).context("a sum")?;
         self.ask_with("install", &format!("{sum} {version}")).await
     }

@@ -4,11 +4,11 @@ mod build;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::disk::run;
 use super::guard::{self, Claim};
 use super::process::ProcBuilder;
 use build::{loopback, namespaces};
@@ -373,21 +373,7 @@ fn set_port(place: &Place, state: &str) -> Result<()> {
 }
 
 pub(super) fn ip(args: &[&str]) -> Result<()> {
-    run("ip", args)
-}
-
-fn run(program: &str, args: &[&str]) -> Result<()> {
-    let done = Command::new(program)
-        .args(args)
-        .output()
-        .with_context(|| format!("starting {program} (./mantel setup installs it)"))?;
-    ensure!(
-        done.status.success(),
-        "{program} {}: {}",
-        args.join(" "),
-        String::from_utf8_lossy(&done.stderr).trim()
-    );
-    Ok(())
+    run("ip", args).map(drop)
 }
 
 /// Whether something accepts TCP connections at `addr`, tried once from the laboratory.

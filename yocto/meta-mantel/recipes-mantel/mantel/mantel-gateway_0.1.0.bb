@@ -42,3 +42,5 @@ FILES:${PN} += " \
 RDEPENDS:${PN} = "ffmpeg"
 # Without these, audio CDs are not read, and sound cards stay as muted as they come.
 RRECOMMENDS:${PN} = "alsa-ucm-conf alsa-utils-alsactl libcdio-paranoia-utils libcdio-utils"
+# `bitbake world` leaves it out where nobody has accepted ffmpeg's flag; the distribution `mantel` has.
+EXCLUDE_FROM_WORLD = "${@bb.utils.contains_any('LICENSE_FLAGS_ACCEPTED', 'commercial commercial_ffmpeg', '0', '1', d)}"

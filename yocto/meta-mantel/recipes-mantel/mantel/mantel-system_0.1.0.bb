@@ -64,3 +64,5 @@ RDEPENDS:${PN} = " \
     util-linux-setpriv \
 "
 RDEPENDS:${PN}:append:rpi = " libubootenv-bin"
+# As the gateway (mantel-gateway).
+EXCLUDE_FROM_WORLD = "${@bb.utils.contains_any('LICENSE_FLAGS_ACCEPTED', 'commercial commercial_ffmpeg', '0', '1', d)}"

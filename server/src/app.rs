@@ -6,10 +6,10 @@
 use crate::bus::{self, Bus, BusConfig, BusError, BusEvent};
 use crate::config::Config;
 use crate::error::CoreError;
+use crate::notice::Notice;
 use crate::relay::{self, RelayError};
 use crate::state::Core;
 use crate::{api, console};
-use mantel_protocol::bus::Command;
 use mantel_protocol::key::DeviceId;
 use mantel_runtime::clock::Clock;
 use mantel_runtime::http::{TlsListener, serve_tls};
@@ -88,7 +88,7 @@ pub async fn start(config: Config, clock: Clock, tasks: Tasks) -> Result<Running
 }
 
 async fn start_parts(config: Config, clock: Clock, tasks: &Tasks) -> Result<Running, StartError> {
-    let (core, commands) = Core::open(&config, clock.clone()).await?;
+    let (core, notices) = Core::open(&config, clock.clone()).await?;
     let api_listener = listen("the API", config.api.listen).await?;
     let relay_listener = listen("the relay", config.relay.listen).await?;
     let local = |listener: &TcpListener, what| {
@@ -109,7 +109,7 @@ async fn start_parts(config: Config, clock: Clock, tasks: &Tasks) -> Result<Runn
         tasks,
     )?;
     let (bus, events) = start_bus(&config, &core, clock, tasks).await?;
-    pump(&bus, &core, commands, events, tasks);
+    pump(&bus, &core, notices, events, tasks);
     let (mqtt_addr, relay_addr) = (bus.local_addr(), relay.local_addr());
     core.server
         .set_ports(api_addr.port(), mqtt_addr.port(), relay_addr.port());
@@ -188,18 +188,21 @@ async fn start_bus(
     Ok(bus::start(bus_config, admit, tasks).await?)
 }
 
-/// Carries commands to the broker, and what gateways say on it to the parts.
+/// Carries notices to the broker, and what gateways say on it to the parts.
 fn pump(
     bus: &Bus,
     core: &Core,
-    mut commands: mpsc::Receiver<(DeviceId, Command)>,
+    mut notices: mpsc::Receiver<(DeviceId, Notice)>,
     mut events: mpsc::Receiver<BusEvent>,
     tasks: &Tasks,
 ) {
     let bus = bus.clone();
-    tasks.spawn("bus-commands", async move {
-        while let Some((device, command)) = commands.recv().await {
-            bus.send(device, command).await;
+    tasks.spawn("bus-notices", async move {
+        while let Some((device, notice)) = notices.recv().await {
+            match notice {
+                Notice::Tell(command) => bus.send(device, command).await,
+                Notice::Disconnect => bus.disconnect(device).await,
+            }
         }
     });
     let core = core.clone();

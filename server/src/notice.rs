@@ -14,19 +14,34 @@ pub const NOTICE_QUEUE: usize = 4_096;
 /// Revocations that a slow listener may be behind.
 pub const REVOCATION_QUEUE: usize = 1_024;
 
+/// What the broker has to do about a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// Tell it to look again.
+    Tell(Command),
+    /// End its connection: it is not admitted any more.
+    Disconnect,
+}
+
 /// What one transaction has to tell.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Outbox {
-    commands: Vec<(DeviceId, Command)>,
+    notices: Vec<(DeviceId, Notice)>,
     revoked: Vec<DeliveryId>,
 }
 
 impl Outbox {
     /// Tells a gateway to look again. Twice the same is told once.
     pub fn tell(&mut self, device: DeviceId, command: Command) {
-        if !self.commands.contains(&(device, command)) {
-            self.commands.push((device, command));
+        let notice = (device, Notice::Tell(command));
+        if !self.notices.contains(&notice) {
+            self.notices.push(notice);
         }
+    }
+
+    /// Ends the connection of a gateway that this transaction shut out.
+    pub fn disconnect(&mut self, device: DeviceId) {
+        self.notices.push((device, Notice::Disconnect));
     }
 
     /// Tells the sender's gateway and the relay to stop a delivery.
@@ -39,20 +54,20 @@ impl Outbox {
 /// Where notices go; cheap to clone.
 #[derive(Clone)]
 pub struct Notices {
-    commands: mpsc::Sender<(DeviceId, Command)>,
+    to_broker: mpsc::Sender<(DeviceId, Notice)>,
     revoked: broadcast::Sender<DeliveryId>,
     changes: Arc<watch::Sender<u64>>,
 }
 
 impl Notices {
     /// A new set of queues, and the end from which the broker takes.
-    pub fn new() -> (Self, mpsc::Receiver<(DeviceId, Command)>) {
-        let (commands, taken) = mpsc::channel(NOTICE_QUEUE);
+    pub fn new() -> (Self, mpsc::Receiver<(DeviceId, Notice)>) {
+        let (to_broker, taken) = mpsc::channel(NOTICE_QUEUE);
         let (revoked, _) = broadcast::channel(REVOCATION_QUEUE);
         let (changes, _) = watch::channel(0);
         (
             Self {
-                commands,
+                to_broker,
                 revoked,
                 changes: Arc::new(changes),
             },
@@ -66,8 +81,8 @@ impl Notices {
             // No listener: no relay runs, so there is nothing to stop.
             let _ = self.revoked.send(delivery);
         }
-        for notice in outbox.commands {
-            if self.commands.try_send(notice).is_err() {
+        for notice in outbox.notices {
+            if self.to_broker.try_send(notice).is_err() {
                 tracing::warn!(
                     "the queue to the broker is full; gateways will see the change at their next look"
                 );

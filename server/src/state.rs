@@ -16,7 +16,7 @@ use crate::directory::{self, Directory, HomeRow};
 use crate::error::{MAX_NOTE_CHARS, Result, clean_note, missing};
 use crate::identity::Identity;
 use crate::ledger::{self, Ledger};
-use crate::notice::Notices;
+use crate::notice::{Notice, Notices};
 use crate::orders::grants::Grants;
 use crate::orders::progress::Progress;
 use crate::orders::steps::{Desk, Scene};
@@ -88,14 +88,14 @@ impl Core {
     pub async fn open(
         config: &Config,
         clock: Clock,
-    ) -> Result<(Self, mpsc::Receiver<(DeviceId, Command)>)> {
+    ) -> Result<(Self, mpsc::Receiver<(DeviceId, Notice)>)> {
         let identity = Arc::new(Identity::load_or_create(
             &config.data_dir,
             config.public_name.as_deref(),
             clock.now(),
         )?);
         let db = Db::open(&config.data_dir.join("server.db"), SCHEMAS)?;
-        let (notices, commands) = Notices::new();
+        let (notices, to_broker) = Notices::new();
         let currency = config.money.currency;
         let desk = Desk {
             identity: Arc::clone(&identity),
@@ -149,7 +149,7 @@ impl Core {
             db,
             clock,
         };
-        Ok((core, commands))
+        Ok((core, to_broker))
     }
 
     /// Suspends an account: its deliveries stop, holds go back, and nothing moves until it is reopened (F17).
@@ -219,13 +219,13 @@ impl Core {
             .await
     }
 
-    /// Takes a home's enrolment back: its gateway may no longer log in, and its deliveries stop.
+    /// Takes a home's enrolment back: its gateway may no longer log in, and its connection and deliveries end.
     pub async fn remove_home(&self, home: HomeId) -> Result<()> {
         self.orders
             .transact(move |scene| {
-                if !customers::store::remove_home(scene.tx, home, scene.now)? {
-                    return Err(missing("home"));
-                }
+                let device = customers::store::remove_home(scene.tx, home, scene.now)?
+                    .ok_or_else(|| missing("home"))?;
+                scene.outbox.disconnect(device);
                 let why = "one of the two homes is no longer at this server";
                 scene.end_those(why, |order| {
                     [order.sender, order.receiver, order.payer].contains(&home)

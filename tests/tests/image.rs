@@ -2,7 +2,8 @@
 //!
 //! `./mantel test-disk` builds what is booted: version 1.0.0 as a disk image, 1.1.0 and 1.2.0 as bundles (the gateway
 //! of 1.2.0 ends at once), 0.9.0 and 1.3.0 as tiny ones that hold no system. The processor is emulated: a start takes
-//! one to three minutes. Numbers: `MANTEL_CUTS` (3), `MANTEL_FLIPS` (20), `MANTEL_MUTATIONS` (1000), `MANTEL_SEED`.
+//! one to three minutes. Numbers: `MANTEL_CUTS` (3), `MANTEL_FLIPS` (20), `MANTEL_MUTATIONS` (1000), `MANTEL_SEED`,
+//! `MANTEL_PROCESSORS` (2) of a machine.
 #![allow(
     clippy::disallowed_methods,
     reason = "the laboratory watches real programs in real time; there is no clock to inject"

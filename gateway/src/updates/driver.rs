@@ -483,10 +483,7 @@ impl Driver {
             }
             Ok(None) => {
                 warn!(version = %update.it.version, "an update's bundle is not what came; it is fetched again in an hour");
-                store::unkeep(db).await?;
-                // Counted as a try: a machine that spoils what it stores must not fetch for ever.
-                store::begin_install(db, self.inner.folder.mark()).await?;
-                store::set_stage(db, Stage::Fetching).await?;
+                store::note_spoilt(db).await?;
                 self.next.fetch = self.after(SPOILT_AGAIN);
                 self.problem = Some(
                     "The update was damaged on the disk. It is fetched again in an hour.".into(),

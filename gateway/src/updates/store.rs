@@ -213,6 +213,21 @@ pub async fn begin_install(db: &Db, heard: String) -> Result<(), DbError> {
     .map(drop)
 }
 
+/// Notes that the bundle is not what came: it is not for other homes, and has to be fetched again. That counts as a try,
+/// since a machine that spoils what it stores must not fetch for ever.
+pub async fn note_spoilt(db: &Db) -> Result<(), DbError> {
+    let stage = to_word(&Stage::Fetching);
+    write(db, move |tx| {
+        tx.execute("DELETE FROM update_kept", [])?;
+        tx.execute(
+            "UPDATE update_under_way SET stage = $1, tries = tries + 1",
+            [stage],
+        )
+    })
+    .await
+    .map(drop)
+}
+
 /// Notes that "Restart now" was pressed; whether there was something to restart for.
 pub async fn want_restart(db: &Db) -> Result<bool, DbError> {
     let stages = (to_word(&Stage::Installed), to_word(&Stage::Restarting));
@@ -401,6 +416,16 @@ mod tests {
             Some(Stage::Ready)
         );
         assert_eq!(stored.kept, None);
+        note_whole(&db, true).await.expect("written");
+        note_spoilt(&db).await.expect("written");
+        let stored = load(&db).await.expect("read");
+        assert_eq!(
+            stored
+                .under_way
+                .map(|stored| (stored.it.stage, stored.it.tries)),
+            Some((Stage::Fetching, 1))
+        );
+        assert_eq!(stored.kept, None, "nobody gets what is spoilt");
     }
 
     #[tokio::test]

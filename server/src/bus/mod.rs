@@ -58,6 +58,10 @@ const MAX_WAITING: usize = 10_000;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Events waiting for the server.
 const EVENT_QUEUE: usize = 1_024;
+/// How often a log-in that holds the session's lock is waited for when a device is to be disconnected.
+const LOCK_TRIES: u32 = 40;
+/// The pause between two such tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where the bus listens and whom it trusts.
 #[derive(Clone)]
@@ -260,6 +264,27 @@ impl Bus {
         if forwarded.is_err() {
             debug!(%device, "a command was not delivered; the gateway asks the API by itself");
         }
+    }
+
+    /// Ends a gateway's connection now, if it has one. It may log in again if it is still admitted.
+    pub async fn disconnect(&self, device: DeviceId) {
+        let entry = self
+            .context
+            .extends
+            .shared()
+            .await
+            .entry(self.identity(&device.to_string()));
+        for _ in 0..LOCK_TRIES {
+            if let Ok(mut locked) = entry.try_lock().await {
+                if let Err(error) = locked.kick(true, true, true).await {
+                    debug!(%device, %error, "the gateway had gone already");
+                }
+                return;
+            }
+            // The device is logging in this moment; admission decides about that log-in, then it is ended.
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
+        warn!(%device, "a gateway's connection could not be ended; its grants are revoked all the same");
     }
 
     /// Where the bus listens.

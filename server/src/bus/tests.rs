@@ -555,6 +555,29 @@ async fn a_device_taken_over_by_one_that_never_listens_is_offline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_shut_out_is_disconnected_and_stays_out() {
+    let mut rig = Rig::start().await;
+    let (key, neighbour) = (rig.enrol(), rig.enrol());
+    let mut gateway = rig.gateway(&key).await;
+    let mut other = rig.gateway(&neighbour).await;
+    rig.enrolled
+        .lock()
+        .expect("not poisoned")
+        .remove(&key.device_id());
+    rig.bus.disconnect(key.device_id()).await;
+    gateway.ended().await;
+    assert_eq!(rig.event().await, BusEvent::Offline(key.device_id()));
+    assert!(is_refused(rig.options(&key)).await);
+    rig.bus.send(neighbour.device_id(), Command::Orders).await;
+    assert!(
+        matches!(other.packet().await, Some(Packet::Publish(_))),
+        "the neighbour stays"
+    );
+    rig.bus.disconnect(SigningKey::generate().device_id()).await;
+    rig.tasks.shut_down(DEADLINE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stopping_lets_the_clients_go_and_frees_the_port() {
     let mut rig = Rig::start().await;
     let key = rig.enrol();

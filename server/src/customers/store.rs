@@ -213,10 +213,13 @@ pub fn rename_home(c: &Connection, id: HomeId, name: &str) -> Result<bool> {
     Ok(run(c, sql, (id.to_string(), name))? == 1)
 }
 
-/// Takes an enrolment back; `false`: there is none.
-pub fn remove_home(c: &Connection, id: HomeId, now: Timestamp) -> Result<bool> {
-    let sql = "UPDATE homes SET removed_ms = $2 WHERE id = $1 AND removed_ms IS NULL";
-    Ok(run(c, sql, (id.to_string(), ms(now)))? == 1)
+/// Takes an enrolment back, and returns whose gateway it was; `None`: there is none.
+pub fn remove_home(c: &Connection, id: HomeId, now: Timestamp) -> Result<Option<DeviceId>> {
+    let sql =
+        "UPDATE homes SET removed_ms = $2 WHERE id = $1 AND removed_ms IS NULL RETURNING device";
+    one(c, sql, (id.to_string(), ms(now)), |row| {
+        parsed(row, "device")
+    })
 }
 
 /// A claim code as stored, and who used it.

@@ -143,6 +143,22 @@ async fn gateways_are_told_to_look_again_and_their_progress_is_shown() {
     lab.running.stop().await;
 }
 
+#[tokio::test]
+async fn a_home_that_is_removed_is_disconnected_at_once() {
+    let lab = Lab::start().await;
+    let tasks = Tasks::root();
+    let (anna, ben) = (lab.home("Anna", 0).await, lab.home("Ben", 0).await);
+    let (_anna_bus, mut to_anna) = on_bus(&lab, &anna, &tasks).await;
+    let (_ben_bus, mut to_ben) = on_bus(&lab, &ben, &tasks).await;
+    lab.core().remove_home(anna.home).await.expect("removed");
+    // Its connection ends without its doing; the other home's does not.
+    while within(to_anna.recv()).await.is_some() {}
+    until(&mut to_ben, Command::Catalog).await;
+    assert!(lab.core().remove_home(anna.home).await.is_err(), "twice");
+    tasks.shut_down(Duration::from_secs(5)).await;
+    lab.running.stop().await;
+}
+
 async fn at_relay(lab: &Lab, gateway: &Gateway, token: &str) -> Result<TcpStream, RelayRefusal> {
     let config = raw_key_client(&gateway.key, gateway.card.key.0, RELAY_ALPN).expect("keys");
     let raw = TcpStream::connect(lab.running.relay_addr)

@@ -23,6 +23,8 @@ use super::wait::until;
 
 /// Memory of a guest, MiB: a quarter of it is its data partition, of which the gateway keeps 256 MiB free.
 const MEMORY_MIB: u32 = 2048;
+/// Processors of a guest.
+const PROCESSORS: u64 = 2;
 /// How long a boot may take, emulated, while the host does other things too.
 const BOOT: Duration = Duration::from_mins(10);
 /// How long a short script inside may take.
@@ -58,6 +60,7 @@ pub struct GuestBuilder {
     kernel: Vec<String>,
     without: Vec<String>,
     credentials: Vec<(String, String)>,
+    processors: u64,
 }
 
 impl GuestBuilder {
@@ -69,6 +72,7 @@ impl GuestBuilder {
             kernel: Vec::new(),
             without: Vec::new(),
             credentials: Vec::new(),
+            processors: PROCESSORS,
         }
     }
 
@@ -80,6 +84,7 @@ impl GuestBuilder {
             kernel: Vec::new(),
             without: Vec::new(),
             credentials: Vec::new(),
+            processors: PROCESSORS,
         }
     }
 
@@ -96,6 +101,13 @@ impl GuestBuilder {
     #[must_use]
     pub fn device(mut self, words: &[&str]) -> Self {
         self.arguments.extend(words.iter().map(OsString::from));
+        self
+    }
+
+    /// How many processors it has, in place of two.
+    #[must_use]
+    pub fn processors(mut self, count: u64) -> Self {
+        self.processors = count;
         self
     }
 
@@ -141,10 +153,10 @@ impl GuestBuilder {
                 "q35",
                 "-cpu",
                 "max",
-                "-smp",
-                "2",
             ])
             .args([
+                "-smp",
+                &self.processors.to_string(),
                 "-m",
                 &MEMORY_MIB.to_string(),
                 "-nodefaults",

@@ -21,7 +21,7 @@ pub fn image() -> Result<PathBuf> {
 
 /// The disk image of [`FIRST`].
 pub fn first_image() -> Result<PathBuf> {
-    built("trial/1.0.0/mantel.img")
+    built(&format!("trial/{FIRST}/mantel.img"))
 }
 
 pub fn number(name: &str, usual: u64) -> u64 {

@@ -76,7 +76,9 @@ impl Appliance {
         resume: Option<&str>,
     ) -> Result<Self> {
         let disc = format!("if=virtio,format=raw,readonly=on,file={}", text(disc)?);
-        let mut builder = GuestBuilder::from_disk(disk).device(&["-drive", &disc]);
+        let mut builder = GuestBuilder::from_disk(disk)
+            .device(&["-drive", &disc])
+            .processors(number("MANTEL_PROCESSORS", 2));
         if let Some(name) = resume {
             builder = builder.resume(name);
         }

@@ -90,7 +90,7 @@ impl Rig {
             name: "Haven & Co".into(),
             ..Config::default()
         };
-        let (core, mut commands) = Core::open(&config, Clock::real())
+        let (core, mut notices) = Core::open(&config, Clock::real())
             .await
             .expect("the core opens");
         let token = core
@@ -100,10 +100,11 @@ impl Rig {
             .expect("a token")
             .expect("no password yet");
         let tasks = Tasks::root();
-        // Nobody listens to the commands here; they must not pile up.
-        tasks.spawn("commands", async move {
-            while commands.recv().await.is_some() {}
-        });
+        // Nobody listens to the notices here; they must not pile up.
+        tasks.spawn(
+            "notices",
+            async move { while notices.recv().await.is_some() {} },
+        );
         let listener = tokio::net::TcpListener::bind((LOCAL, 0))
             .await
             .expect("a port");

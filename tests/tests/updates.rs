@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use mantel_tests::actors::status::{Update, UpdateUnderWay};
 use mantel_tests::actors::{Household, Intruder, Site, SiteBuilder};
 use mantel_tests::lab::{Mode, Net, Page, Session, until};
@@ -122,6 +124,9 @@ impl Stage {
             folder.display().to_string()
         );
         let site = SiteBuilder::on(net).gateway_config(&config).up().await?;
+        for house in [&site.anna, &site.ben] {
+            house.live_in_daylight().await?;
+        }
         Ok(Self { site, a, b })
     }
 
@@ -185,7 +190,7 @@ impl Stage {
             it.stage == "installed"
         })
         .await?;
-        admin(&self.site.anna).await?;
+        self.site.anna.open_admin().await?;
         self.site
             .anna
             .session()
@@ -211,17 +216,6 @@ async fn under_way(
             wanted(it).then(|| it.clone())
         })
         .await
-}
-
-/// Opens the admin area.
-async fn admin(house: &Household) -> Result<()> {
-    let fields = [("password", house.password.as_str())];
-    house
-        .session()
-        .post_form("/admin/login", &fields)
-        .await?
-        .ok()
-        .map(drop)
 }
 
 async fn page(house: &Household, path: &str) -> Result<String> {
@@ -284,7 +278,7 @@ async fn an_update_comes_to_the_homes_it_is_for_and_is_told() -> Result<()> {
         it.stage == "fetching" && it.percent >= 33
     })
     .await?;
-    admin(&stage.site.anna).await?;
+    stage.site.anna.open_admin().await?;
     let shown = page(&stage.site.anna, "/admin").await?;
     ensure!(
         shown.contains("Version 1.1.0 is being fetched: "),
@@ -364,7 +358,7 @@ async fn an_update_comes_to_the_homes_it_is_for_and_is_told() -> Result<()> {
 
     // Pressed in the middle of an import, it waits, and is not forgotten in a crash.
     let upload = stalled_upload(&stage.site).await?;
-    admin(&stage.site.anna).await?;
+    stage.site.anna.open_admin().await?;
     let shown = page(&stage.site.anna, "/admin").await?;
     ensure!(shown.contains("Restart now</button>"), "{shown}");
     let pressed = stage
@@ -420,9 +414,9 @@ async fn an_update_comes_to_the_homes_it_is_for_and_is_told() -> Result<()> {
 
 /// The night is the household's: who looks after the box says where it stands.
 async fn time_zone(house: &Household) -> Result<()> {
-    admin(house).await?;
+    house.open_admin().await?;
     let shown = page(house, "/admin").await?;
-    ensure!(shown.contains("name=\"zone\" value=\"\""), "{shown}");
+    ensure!(shown.contains("name=\"zone\" value=\"Etc/GMT"), "{shown}");
     let clock = house.session().get("/admin").await?.body;
     let fields = [("zone", "Mars/Olympus")];
     let refused = house.session().post_form("/admin/zone", &fields).await?;
@@ -431,10 +425,17 @@ async fn time_zone(house: &Household) -> Result<()> {
         "{}",
         refused.body
     );
-    let fields = [("zone", "Pacific/Kiritimati")];
+    // One of two in which it is day.
+    let utc = Timestamp::now().to_zoned(TimeZone::UTC);
+    let zone = if (12..16).contains(&utc.hour()) {
+        "Europe/Berlin"
+    } else {
+        "Pacific/Kiritimati"
+    };
+    let fields = [("zone", zone)];
     let kept = house.session().post_form("/admin/zone", &fields).await?;
     let kept = kept.ok()?.body;
-    ensure!(kept.contains("value=\"Pacific/Kiritimati\"") && kept != clock);
+    ensure!(kept.contains(&format!("value=\"{zone}\"")) && kept != clock);
     Ok(())
 }
 
@@ -565,7 +566,7 @@ async fn a_failed_update_is_told_on_every_page_and_not_fetched_again() -> Result
             let shown = stage.site.anna.session().get(path).await?.body;
             ensure!(!shown.contains(WORDS), "{round} {path}: {shown}");
         }
-        admin(&stage.site.anna).await?;
+        stage.site.anna.open_admin().await?;
         let shown = page(&stage.site.anna, "/admin").await?;
         ensure!(
             shown.contains(WORDS) && !shown.contains("Dismiss</button>"),

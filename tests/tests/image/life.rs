@@ -71,6 +71,7 @@ async fn a_box_updates_itself() -> Result<()> {
     let machine = Appliance { guest };
     let belongings = Belongings::bring(&machine).await?;
     let house = &belongings.home;
+    house.live_in_daylight().await?;
     machine.wait_good().await?;
     let link = site.operator.new_customer("Hanna").await?;
     house.enrol(&link).await?;
@@ -130,13 +131,9 @@ async fn in_place(house: &Household, version: &str) -> Result<()> {
 
 async fn restart_now(machine: &Appliance, house: &Household) -> Result<()> {
     let starts = machine.starts();
-    let password = [("password", house.password.as_str())];
-    for (form, fields) in [
-        ("/admin/login", &password[..]),
-        ("/admin/update/restart", &[]),
-    ] {
-        house.session().post_form(form, fields).await?.ok()?;
-    }
+    house.open_admin().await?;
+    let restart = "/admin/update/restart";
+    house.session().post_form(restart, &[]).await?.ok()?;
     machine.wait_firmware(starts).await
 }
 

@@ -90,7 +90,7 @@ async fn a_home_that_has_the_bundle_gives_it_to_the_next() -> Result<()> {
         "{now:?}"
     );
     ensure!(std::fs::read(stage.bundle_of_a())? == bundle);
-    super::admin(&stage.site.anna).await?;
+    stage.site.anna.open_admin().await?;
     let shown = page(&stage.site.anna, "/admin").await?;
     ensure!(shown.contains("Other homes may fetch version"), "{shown}");
     let ben = Intruder::with_keys_of(&stage.site.b.data)?;

@@ -11,12 +11,11 @@
 #![allow(clippy::print_stdout, reason = "the test says what it measured")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use mantel_tests::actors::Household;
-use mantel_tests::lab::{Guest, GuestBuilder, Home, Net, Picture, qr_code};
+use mantel_tests::lab::{Guest, GuestBuilder, Home, Net, Picture, built, new_disk, qr_code};
 use mantel_tests::media;
 
 /// The longest a word to the guest's shell may take.
@@ -39,40 +38,6 @@ n=$((n + 1)); done; echo $n";
 
 fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
-}
-
-fn run(program: &str, words: &[&str]) -> Result<()> {
-    let done = Command::new(program).args(words).output();
-    let done = done.with_context(|| format!("{program} is missing (./mantel setup)"))?;
-    let said = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "{program} {words:?}: {said}");
-    Ok(())
-}
-
-/// What `./mantel test-disk --kiosk` built.
-fn built(file: &str) -> Result<PathBuf> {
-    let exe = std::env::current_exe()?;
-    let debug = exe.ancestors().find(|folder| folder.ends_with("debug"));
-    let target = debug.and_then(Path::parent).context("no target folder")?;
-    let file = target.join("image/trial").join(file);
-    let there = file.is_file();
-    ensure!(
-        there,
-        "{} is missing: ./mantel test-disk --kiosk",
-        file.display()
-    );
-    Ok(file)
-}
-
-fn new_disk(folder: &Path) -> Result<PathBuf> {
-    let base = built("1.0.0-kiosk/mantel-kiosk.img")?;
-    let disk = folder.join("disk.qcow2");
-    let words = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"];
-    let rest = [base.to_str(), disk.to_str(), Some("6G")];
-    let rest: Option<Vec<&str>> = rest.into_iter().collect();
-    let words = [words.as_slice(), &rest.context("a readable path")?].concat();
-    run("qemu-img", &words)?;
-    Ok(disk)
 }
 
 /// A box with a screen, and somebody who looks.
@@ -159,9 +124,9 @@ impl Screen {
 async fn the_screen_shows_the_pages_and_its_keys_move_the_focus() -> Result<()> {
     let net = Net::builder().home("h", &[]).up()?;
     let folder = net.folder().to_owned();
-    let disk = new_disk(&folder)?;
+    let disk = new_disk(&folder, &built("trial/1.0.0-kiosk/mantel-kiosk.img")?)?;
     let home = net.home("h")?;
-    let other = built("1.3.0/mantel.raucb")?;
+    let other = built("trial/1.3.0/mantel.raucb")?;
     let drive = format!("if=virtio,format=raw,readonly=on,file={}", other.display());
     let words = ["-device", "VGA,vgamem_mb=32", "-drive", &drive];
     let screen = Screen::start(home, &folder, &disk, &words).await?;
@@ -209,6 +174,7 @@ async fn the_screen_shows_the_pages_and_its_keys_move_the_focus() -> Result<()> 
 
     locked_up(&screen).await?;
     comes_back(&screen).await?;
+    gateway_away(&screen).await?;
     wrong_kind(&screen, &other).await?;
     safe_mode(&screen).await?;
     screen.guest.power_off().await?;
@@ -285,6 +251,22 @@ async fn comes_back(screen: &Screen) -> Result<()> {
     Ok(())
 }
 
+/// A key that is pressed while the gateway is away leads to a page of the browser's; once it is back, so are the shelves.
+async fn gateway_away(screen: &Screen) -> Result<()> {
+    screen.sh("systemctl stop mantel-gateway").await?;
+    screen.guest.press(&["ret"]).await?;
+    screen
+        .look("gateway-away", |picture, _| {
+            picture.middle(ACCENT).is_none().then_some(())
+        })
+        .await?;
+    screen.sh("systemctl start mantel-gateway").await?;
+    screen.asks().await?;
+    screen.look_for_focus("gateway-back").await?;
+    println!("the shelves are back with the gateway");
+    Ok(())
+}
+
 /// An update for boxes without a screen is refused.
 async fn wrong_kind(screen: &Screen, bundle: &Path) -> Result<()> {
     let size = std::fs::metadata(bundle)?.len();
@@ -303,8 +285,7 @@ async fn wrong_kind(screen: &Screen, bundle: &Path) -> Result<()> {
 
 /// Where the gateway is not, the page of the safe mode is on the screen.
 async fn safe_mode(screen: &Screen) -> Result<()> {
-    let script = "systemctl stop mantel-gateway && systemctl start mantel-safe.socket && \
-                  systemctl restart mantel-kiosk";
+    let script = "systemctl stop mantel-gateway && systemctl start mantel-safe.socket";
     screen.sh(script).await?;
     // Its words are drawn after its ground.
     let page = |picture: &Picture, _: &Path| {

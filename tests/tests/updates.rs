@@ -125,6 +125,9 @@ impl Stage {
         );
         let site = SiteBuilder::on(net).gateway_config(&config).up().await?;
         for house in [&site.anna, &site.ben] {
+            house.open_admin().await?;
+            let shown = page(house, "/admin").await?;
+            ensure!(shown.contains("name=\"zone\" value=\"\""), "{shown}");
             house.live_in_daylight().await?;
         }
         Ok(Self { site, a, b })

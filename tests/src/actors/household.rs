@@ -112,9 +112,9 @@ impl Household {
         page.ok().map(drop)
     }
 
-    /// Says that the home lies where it is noon now: a box starts into an update by itself when it is night there.
+    /// Says in the admin area, once it is open, that the home lies where it is noon now: a box starts into an update by
+    /// itself when it is night there.
     pub async fn live_in_daylight(&self) -> Result<()> {
-        self.open_admin().await?;
         let hour = Timestamp::now().to_zoned(TimeZone::UTC).hour();
         // The signs of these zones are those of POSIX: west is plus.
         let zone = format!("Etc/GMT{:+}", hour - 12);

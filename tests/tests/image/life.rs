@@ -71,6 +71,7 @@ async fn a_box_updates_itself() -> Result<()> {
     let machine = Appliance { guest };
     let belongings = Belongings::bring(&machine).await?;
     let house = &belongings.home;
+    house.open_admin().await?;
     house.live_in_daylight().await?;
     machine.wait_good().await?;
     let link = site.operator.new_customer("Hanna").await?;

@@ -3,8 +3,8 @@
 
 # Set by the caller to have a screen's pages put in; the root of such an image is unpacked apart from the usual one.
 : "${kiosk:=}"
-suite=trixie
-mirror=${MANTEL_MIRROR:-http://deb.debian.org/debian}
+# shellcheck source=image/debian.sh
+source "$here/debian.sh"
 # Files in the image carry the time of the commit, so that the same sources give the same image.
 epoch=${SOURCE_DATE_EPOCH:-$(git -C "$here" log -1 --format=%ct 2>/dev/null || echo 1700000000)}
 export SOURCE_DATE_EPOCH=$epoch TZ=UTC LC_ALL=C

@@ -22,14 +22,15 @@ work=$2
 keys=$3
 version=$4
 shift 4
-bundle_only='' broken='' tiny='' kiosk='' trial=''
+# What is shipped holds Debian's packages of the day.
+bundle_only='' broken='' tiny='' kiosk='' trial='' days=1
 for word in "$@"; do
     case $word in
         --bundle-only) bundle_only=yes ;;
         --broken) broken=yes ;;
         --kiosk) kiosk=yes ;;
         --tiny) tiny=yes ;;
-        --trial) trial=trial/ ;;
+        --trial) trial=trial/ days=28 ;;
         *) echo "disk.sh: what is $word?" >&2 && exit 2 ;;
     esac
 done

@@ -14,23 +14,25 @@ say() { printf '    %s\n' "$*"; }
 # What a Debian package leaves out: manuals, translations.
 excludes=('/usr/share/doc/*' '/usr/share/man/*' '/usr/share/locale/*' '/usr/share/info/*' '/usr/share/lintian/*')
 
-# Unpacks Debian packages, listed in the file $1, into the archive $2.tar, unless it is there and of this month.
-# Further arguments go to mmdebstrap.
+# Unpacks Debian packages, listed in the file $1, into the archive $2.tar, unless it is there and younger than $days (set
+# by the caller). Further arguments go to mmdebstrap.
 debian() {
-    local list=$1 out=$2 stamp include path
+    local list=$1 out=$2 wanted include path
     local -a leave_out=()
     shift 2
     include=$(sed 's/#.*//' "$list" | awk 'NF { print $1 }' | paste -sd,)
-    stamp="$suite $mirror $(date -u +%Y-%m) $(sha256sum <"$list")"
-    [[ -f $out.tar && $(cat "$out.stamp" 2>/dev/null || true) == "$stamp" ]] && return
+    wanted="${debian_sources[*]} $(sha256sum <"$list")"
+    if [[ -f $out.tar && $(head -n 1 "$out.stamp" 2>/dev/null) == "$wanted" && $(find "$out.stamp" -mtime "-$days") ]]; then
+        return
+    fi
     say "Debian $suite packages of image/${list##*/} (mmdebstrap)"
     for path in "${excludes[@]}"; do
         leave_out+=(--dpkgopt="path-exclude=$path")
     done
     mmdebstrap --quiet --mode=root --variant=minbase --include="$include" "${leave_out[@]}" \
         --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Retries "3"' "$@" \
-        "$suite" "$out.tar" "$mirror"
-    echo "$stamp" >"$out.stamp"
+        "$suite" "$out.tar" "${debian_sources[@]}"
+    printf '%s\n%s\n' "$wanted" "$(date -u +%FT%T)" >"$out.stamp"
 }
 
 base() {

@@ -5,11 +5,13 @@
 #   rootfs.sh PROGRAMS WORK
 #
 # PROGRAMS holds mantel-gateway. WORK gets root.squashfs, vmlinuz and initrd; its file base.tar keeps the Debian
-# packages unpacked, for the next time (a changed `packages` file or a new month makes them anew).
+# packages unpacked, for the next time (a changed `packages` file or four weeks make them anew).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 programs=$1
 work=$2
+# For tests alone.
+days=28
 mkdir -p "$work"
 # shellcheck source=image/lib.sh
 source "$here/lib.sh"

@@ -9,6 +9,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, COOKIE, HOST, LOCATION, ORIGIN, RANG
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::Value;
+use std::path::Path;
 use tempfile::TempDir;
 
 const PASSWORD: &str = "correct horse battery";
@@ -63,10 +64,23 @@ impl Answer {
 
 impl Gateway {
     async fn start() -> Result<Self> {
+        Self::start_by(Config::default()).await
+    }
+
+    /// On an appliance; `folder` is the one by which its system and the gateway talk.
+    async fn start_on_appliance(folder: &Path) -> Result<Self> {
+        std::fs::create_dir(folder.join("requests"))?;
+        std::fs::write(folder.join("system.json"), r#"{"version":"1.0.0"}"#)?;
+        let mut config = Config::default();
+        config.system.folder = folder.to_owned();
+        Self::start_by(config).await
+    }
+
+    async fn start_by(config: Config) -> Result<Self> {
         let data = tempfile::tempdir()?;
         let mut config = Config {
             data_dir: data.path().join("data"),
-            ..Config::default()
+            ..config
         };
         config.web.listen = "127.0.0.1:0".parse()?;
         config.exchange.listen = "127.0.0.1:0".parse()?;
@@ -122,6 +136,16 @@ impl Gateway {
         answer.cookie("mantel_session").context("a session")
     }
 
+    /// Chooses the password and opens the admin area; the household's cookie.
+    async fn set_up_admin(&self) -> Result<String> {
+        let cookie = self.set_up().await?;
+        let opened = self
+            .post("/admin/login", &right_password(), &cookie)
+            .await?;
+        assert_eq!(opened.location, "/admin");
+        Ok(cookie)
+    }
+
     /// Sends a file as a browser's form does; the title's id.
     async fn upload(&self, name: &str, mime: &str, bytes: &[u8], cookie: &str) -> Result<String> {
         let head = format!(
@@ -140,6 +164,10 @@ impl Gateway {
             .with_context(|| answer.to_string())?
             .to_owned())
     }
+}
+
+fn right_password() -> String {
+    format!("password={}", PASSWORD.replace(' ', "+"))
 }
 
 async fn read(request: RequestBuilder) -> Result<Answer> {
@@ -348,14 +376,106 @@ async fn wrong_passwords_have_to_wait() -> Result<()> {
         last = gateway.post("/login", "password=guess", "").await?.status;
     }
     assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
-    let right = format!("password={}", PASSWORD.replace(' ', "+"));
-    let answer = gateway.post("/login", &right, "").await?;
+    let answer = gateway.post("/login", &right_password(), "").await?;
     assert_eq!(
         answer.status,
         StatusCode::TOO_MANY_REQUESTS,
         "even the right one has to wait"
     );
     assert!(answer.body.contains("Wait"), "{}", answer.body);
+    gateway.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_appliance_forgets_everything_for_the_password() -> Result<()> {
+    let system = tempfile::tempdir()?;
+    let gateway = Gateway::start_on_appliance(system.path()).await?;
+    let request = system.path().join("requests/factory-reset");
+    let forget = async |fields: &str, cookie: &str| {
+        let answer = gateway.post("/admin/forget", fields, cookie).await?;
+        anyhow::Ok((answer, request.exists()))
+    };
+    let cookie = gateway.set_up().await?;
+    let right = right_password();
+    let (stranger, asked) = forget(&right, "").await?;
+    assert_eq!((stranger.status, asked), (StatusCode::UNAUTHORIZED, false));
+    let (closed, asked) = forget(&right, &cookie).await?;
+    assert_eq!((closed.status, asked), (StatusCode::FORBIDDEN, false));
+
+    gateway.post("/admin/login", &right, &cookie).await?;
+    let admin = gateway.get("/admin", &cookie).await?.body;
+    assert!(admin.contains("action=\"/admin/forget\""), "{admin}");
+    for wrong in ["", "password=", "password=guess"] {
+        let (refused, asked) = forget(wrong, &cookie).await?;
+        assert_eq!((refused.status, asked), (StatusCode::FORBIDDEN, false));
+        let told = refused.body.contains("Nothing was erased") && refused.body.contains("/admin");
+        assert!(told, "{}", refused.body);
+    }
+    let foreign = gateway.form("/admin/forget", &right, &cookie);
+    let foreign = read(foreign.header(ORIGIN, "http://evil.example")).await?;
+    assert_eq!(foreign.status, StatusCode::FORBIDDEN);
+    assert!(!request.exists(), "asked by another site");
+
+    let (done, asked) = forget(&right, &cookie).await?;
+    assert_eq!((done.status, asked), (StatusCode::OK, true));
+    assert!(
+        done.body.contains("erases everything and starts again")
+            && done.body.contains("http://mantel.local:8080/"),
+        "{}",
+        done.body
+    );
+
+    // The system takes it. Wrong passwords have to wait as at the log-in, and count there.
+    std::fs::remove_file(&request)?;
+    for _ in 0..6 {
+        forget("password=guess", &cookie).await?;
+    }
+    let (waits, asked) = forget(&right, &cookie).await?;
+    assert_eq!(
+        (waits.status, asked),
+        (StatusCode::TOO_MANY_REQUESTS, false)
+    );
+    let login = gateway.post("/login", &right, "").await?;
+    assert_eq!(login.status, StatusCode::TOO_MANY_REQUESTS);
+    gateway.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_an_appliance_cannot_hear_is_told() -> Result<()> {
+    let system = tempfile::tempdir()?;
+    let gateway = Gateway::start_on_appliance(system.path()).await?;
+    let cookie = gateway.set_up_admin().await?;
+    std::fs::remove_dir(system.path().join("requests"))?;
+    let unheard = gateway
+        .post("/admin/forget", &right_password(), &cookie)
+        .await?;
+    assert_eq!(unheard.status, StatusCode::CONFLICT);
+    assert!(
+        unheard.body.contains("Nothing was erased"),
+        "{}",
+        unheard.body
+    );
+    gateway.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_an_appliance_forgets_everything() -> Result<()> {
+    let gateway = Gateway::start().await?;
+    let cookie = gateway.set_up_admin().await?;
+    let admin = gateway.get("/admin", &cookie).await?.body;
+    assert!(!admin.contains("Forget everything"), "{admin}");
+    let refused = gateway
+        .post("/admin/forget", &right_password(), &cookie)
+        .await?;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    assert!(
+        refused.body.contains("appliance") && refused.body.contains("Nothing was erased"),
+        "{}",
+        refused.body
+    );
     gateway.stop().await;
     Ok(())
 }

@@ -652,5 +652,23 @@ async fn a_damaged_bundle_is_refused_and_a_withdrawn_one_forgotten() -> Result<(
     ensure!(!stage.site.b.data.join("update/bundle.raucb").exists());
     ensure!(!stored.path.exists(), "the server deletes what it withdrew");
     ensure!(stage.told("1.3.0").await?.body.contains("Withdrawn"));
+    forgets_everything(&stage).await?;
     stage.site.done().await
+}
+
+/// Whatever an update does meanwhile: home a's system has begun to install one.
+async fn forgets_everything(stage: &Stage) -> Result<()> {
+    let anna = &stage.site.anna;
+    for (password, status) in [("not hers", 403), (anna.password.as_str(), 200)] {
+        ensure!(!stage.a.is_asked("factory-reset"));
+        let fields = [("password", password)];
+        let answer = anna.session().post_form("/admin/forget", &fields).await?;
+        ensure!(
+            answer.status.as_u16() == status,
+            "{} {}",
+            answer.status,
+            answer.body
+        );
+    }
+    stage.a.takes("factory-reset", anna).await
 }

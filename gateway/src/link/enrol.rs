@@ -22,7 +22,8 @@ pub enum EnrolError {
     Name,
     /// It is a home of a server already.
     #[error(
-        "this gateway is enrolled already, as \"{home_name}\"; a factory reset is the way to another server"
+        "this gateway is enrolled already, as \"{home_name}\"; to join another server it must forget everything first \
+         (on an appliance: Admin, Forget everything)"
     )]
     Already {
         /// What it is called there.

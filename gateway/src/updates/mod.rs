@@ -9,8 +9,9 @@
 //! fetched, the version failed here or was withdrawn, or the disk gets full.
 //!
 //! The gateway may not install anything itself, nor restart the machine: it asks the system, which checks the bundle's
-//! signature and goes back by itself when a version does not prove good. On a machine that is no appliance (there is no
-//! `system.json`) this module does nothing and the pages say nothing.
+//! signature and goes back by itself when a version does not prove good. The system erases the household's data, too, when
+//! the household wants a new beginning. On a machine that is no appliance (there is no `system.json`) this module does
+//! nothing and the pages say nothing.
 
 pub mod decide;
 mod driver;
@@ -35,13 +36,15 @@ use jiff::Timestamp;
 use mantel_protocol::update::Version;
 use mantel_runtime::clock::Clock;
 use mantel_runtime::db::{Db, DbError};
+use mantel_runtime::files::blocking;
 use mantel_runtime::logging::chain;
 use mantel_runtime::tasks::Tasks;
 use serde::Deserialize;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use system::{System, SystemFolder};
+use system::{Request, System, SystemFolder};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
@@ -112,6 +115,17 @@ pub struct ShownFailure {
     pub words: String,
     /// Whether the household has read it.
     pub dismissed: bool,
+}
+
+/// Why this box does not forget everything.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// Nothing here could do it.
+    #[error("this gateway does not run on an appliance: it cannot forget everything by itself")]
+    NoAppliance,
+    /// The request was not written.
+    #[error("the box's system cannot be asked")]
+    System(#[source] io::Error),
 }
 
 /// What updates ask of the other parts.
@@ -215,6 +229,17 @@ impl Updates {
         let wanted = store::want_restart(&inner.parts.db).await?;
         inner.look.notify_one();
         Ok(wanted)
+    }
+
+    /// The household wants everything on this box erased: the machine restarts as soon as the system has heard it.
+    pub async fn forget_everything(&self) -> Result<(), ForgetError> {
+        let Some(inner) = &self.inner else {
+            return Err(ForgetError::NoAppliance);
+        };
+        let folder = inner.folder.clone();
+        blocking(move || folder.ask(&Request::FactoryReset))
+            .await
+            .map_err(ForgetError::System)
     }
 
     /// The household has read that an update failed.

@@ -37,10 +37,12 @@ pub enum Request {
     Restart,
     /// Not to start what was put in place.
     Cancel,
+    /// To erase the household's data and start anew.
+    FactoryReset,
 }
 
 /// The names of their files.
-const FILES: [&str; 3] = ["install", "restart", "cancel"];
+const FILES: [&str; 4] = ["install", "restart", "cancel", "factory-reset"];
 
 impl Request {
     fn file(&self) -> (&'static str, String) {
@@ -48,6 +50,7 @@ impl Request {
             Self::Install { sum, version } => (FILES[0], format!("{sum} {version}")),
             Self::Restart => (FILES[1], String::new()),
             Self::Cancel => (FILES[2], String::new()),
+            Self::FactoryReset => (FILES[3], String::new()),
         }
     }
 }
@@ -209,5 +212,7 @@ mod tests {
         let asked = fs::read_to_string(folder.path().join("requests/install"));
         let words = asked.expect("readable");
         assert_eq!(words, format!("{} 1.10.0", "5e".repeat(32)));
+        system.ask(&Request::FactoryReset).expect("asked");
+        assert!(folder.path().join("requests/factory-reset").exists());
     }
 }

@@ -13,6 +13,7 @@ mod catalog;
 mod devices;
 mod events;
 mod fields;
+mod forget;
 mod format;
 mod home;
 mod home_assistant;
@@ -273,6 +274,7 @@ fn admin_area() -> Router<Arc<Site>> {
         .route("/admin", get(admin::status))
         .route("/admin/update/restart", post(updates::restart))
         .route("/admin/zone", post(admin::set_zone))
+        .route("/admin/forget", post(forget::everything))
         .route("/admin/storage", get(admin::storage))
         .route("/admin/transfers", get(admin::transfers))
         .route("/admin/log", get(admin::log))

@@ -61,6 +61,7 @@ pub struct GuestBuilder {
     without: Vec<String>,
     credentials: Vec<(String, String)>,
     processors: u64,
+    usb: bool,
 }
 
 impl GuestBuilder {
@@ -73,6 +74,7 @@ impl GuestBuilder {
             without: Vec::new(),
             credentials: Vec::new(),
             processors: PROCESSORS,
+            usb: false,
         }
     }
 
@@ -85,6 +87,7 @@ impl GuestBuilder {
             without: Vec::new(),
             credentials: Vec::new(),
             processors: PROCESSORS,
+            usb: false,
         }
     }
 
@@ -101,6 +104,13 @@ impl GuestBuilder {
     #[must_use]
     pub fn device(mut self, words: &[&str]) -> Self {
         self.arguments.extend(words.iter().map(OsString::from));
+        self
+    }
+
+    /// Its disk is a stick.
+    #[must_use]
+    pub fn usb(mut self) -> Self {
+        self.usb = true;
         self
     }
 
@@ -233,14 +243,18 @@ impl GuestBuilder {
                 let firmware = Path::new(FIRMWARE);
                 ensure!(firmware.is_file(), "{FIRMWARE} is missing: ./mantel setup");
                 let disk = disk.display();
-                for word in [
-                    "-drive",
-                    &format!("if=pflash,format=raw,readonly=on,file={FIRMWARE}"),
-                    "-drive",
-                    &format!("if=virtio,format=qcow2,cache=writeback,file={disk}"),
-                ] {
-                    words.push(word.into());
+                let bus = if self.usb { "none,id=stick" } else { "virtio" };
+                let mut devices = vec![
+                    "-drive".to_owned(),
+                    format!("if=pflash,format=raw,readonly=on,file={FIRMWARE}"),
+                    "-drive".to_owned(),
+                    format!("if={bus},format=qcow2,cache=writeback,file={disk}"),
+                ];
+                if self.usb {
+                    let stick = ["-device", "qemu-xhci", "-device", "usb-storage,drive=stick"];
+                    devices.extend(stick.map(str::to_owned));
                 }
+                words.extend(devices.into_iter().map(OsString::from));
             }
         }
         Ok(words)
@@ -272,11 +286,17 @@ impl Guest {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Types on its serial console.
-    pub async fn type_in(&self, text: &str) -> Result<()> {
+    /// Types a line on its serial console, and waits until the machine has shown it: QEMU forgets what it has not yet
+    /// handed over when the wire is let go.
+    pub async fn type_in(&self, line: &str) -> Result<()> {
+        let shown = || self.console().matches(line).count();
+        let before = shown();
         let mut stream = UnixStream::connect(&self.keys).await?;
-        stream.write_all(text.as_bytes()).await?;
-        Ok(())
+        stream.write_all(format!("{line}\n").as_bytes()).await?;
+        until("what was typed", COMMAND, async || {
+            (shown() > before).then_some(())
+        })
+        .await
     }
 
     /// Runs a script inside, as root, and returns what it printed. Fails when the script does. The way in is one that

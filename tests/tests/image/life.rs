@@ -49,6 +49,7 @@ async fn a_box_starts_updates_falls_back_and_forgets() -> Result<()> {
     refused(&machine).await?;
     update(&machine, &belongings).await?;
     falls_back(&machine, &belongings).await?;
+    safe_mode(&machine, &belongings).await?;
     forgets(&machine).await?;
     machine.guest.quit().await?;
     net.done()
@@ -228,7 +229,7 @@ async fn console(machine: &Appliance) -> Result<()> {
         .console()
         .matches("this start is good")
         .count();
-    machine.guest.type_in("touch /run/typed\n").await?;
+    machine.guest.type_in("touch /run/typed").await?;
     until("the console", WORD, async || {
         let now = machine.guest.console();
         (now.matches("this start is good").count() > before).then_some(())
@@ -312,6 +313,24 @@ async fn falls_back(machine: &Appliance, belongings: &Belongings) -> Result<()> 
     Ok(())
 }
 
+/// After three starts that were cut off, with the other slot known to be bad, what worked is started in safe mode; that
+/// it works after all ends the safe mode.
+async fn safe_mode(machine: &Appliance, belongings: &Belongings) -> Result<()> {
+    machine
+        .sh("/usr/lib/mantel/boot-env set A_TRY=3 B_TRY=3")
+        .await?;
+    machine.restart().await?;
+    let running = machine.wait_good().await?;
+    ensure!(running == (SECOND.into(), "B".into()), "runs {running:?}");
+    let facts = machine.facts().await?;
+    ensure!(facts["safe"] == true, "it says {facts}");
+    belongings.check(machine).await?;
+    let tries = machine.sh("/usr/lib/mantel/boot-env get B_TRY").await?;
+    ensure!(tries == "0", "the next start is not a usual one: {tries}");
+    println!("safe mode takes the slot that worked");
+    Ok(())
+}
+
 /// machine-id, the data's UUID, the sum of the gateway's key.
 fn marks_of(said: &str) -> Result<[String; 3]> {
     let marks: Vec<String> = said.lines().map(str::to_owned).collect();
@@ -327,7 +346,7 @@ fn marks_of(said: &str) -> Result<[String; 3]> {
 
 /// Factory reset: a new key, a new identity, no household.
 async fn forgets(machine: &Appliance) -> Result<()> {
-    let marks = "cat /etc/machine-id; blkid -s UUID -o value -p /dev/disk/by-partlabel/mantel-data; \
+    let marks = "cat /etc/machine-id; blkid -s UUID -o value -p /run/mantel-disk/mantel-data; \
                  sha256sum </var/lib/mantel-gateway/keys/device.key";
     let before = machine.sh(marks).await?;
     let starts = machine.starts();
@@ -335,6 +354,9 @@ async fn forgets(machine: &Appliance) -> Result<()> {
     machine.wait_firmware(starts).await?;
     let running = machine.wait_good().await?;
     ensure!(running.0 == SECOND, "runs {running:?}");
+    let facts = machine.facts().await?;
+    let nothing = facts["failed_update"].is_null();
+    ensure!(nothing, "a new household reads of an update: {facts}");
     let after = machine.sh(marks).await?;
     let (before, after) = (marks_of(&before)?, marks_of(&after)?);
     for (old, new) in before.iter().zip(&after) {
@@ -395,7 +417,7 @@ async fn with_a_tpm_the_disk_alone_does_not_open() -> Result<()> {
         machine.facts().await?["data"] == "tpm",
         "the TPM is not used"
     );
-    let rest = "dd if=/dev/disk/by-partlabel/mantel-key bs=512 skip=1 count=2047 status=none | tr -d '\\0' | wc -c";
+    let rest = "dd if=/run/mantel-disk/mantel-key bs=512 skip=1 count=2047 status=none | tr -d '\\0' | wc -c";
     let key = machine.sh(rest).await?;
     ensure!(key == "0", "a key lies on the disk: {key}");
     machine.sh("sync").await?;
@@ -450,7 +472,7 @@ async fn a_flipped_bit_ends_in_the_other_slot() -> Result<()> {
     let (_, tree) = verity(&first_image()?)?;
     let place_of_bit = StdRng::seed_from_u64(seed()).random_range(0..tree / 2);
     let flip = format!(
-        "d=/dev/disk/by-partlabel/mantel-root-b; b=$(dd if=$d bs=1 skip={place_of_bit} count=1 status=none | od -An -tu1)
+        "d=/run/mantel-disk/mantel-root-b; b=$(dd if=$d bs=1 skip={place_of_bit} count=1 status=none | od -An -tu1)
          printf \"\\\\x$(printf %02x $((b ^ 16)))\" | dd of=$d bs=1 seek={place_of_bit} conv=notrunc,fsync status=none"
     );
     machine.sh(&flip).await?;

@@ -6,6 +6,6 @@ RAUC_KEYRING_FILE:mantel = "ca.pem"
 
 do_install:append:mantel() {
     sed -i -e 's/@VERSION@/${MANTEL_VERSION}/' -e 's/^compatible=.*/compatible=${MANTEL_COMPATIBLE}/' \
-        -e 's,^path=/etc/rauc/,path=${nonarch_libdir}/rauc/,' ${D}${nonarch_libdir}/rauc/system.conf
+        -e 's,/run/mantel-disk/,/dev/disk/by-partlabel/,' -e 's,^path=/etc/rauc/,path=${nonarch_libdir}/rauc/,' ${D}${nonarch_libdir}/rauc/system.conf
 }
 PACKAGE_ARCH:mantel = "${MACHINE_ARCH}"

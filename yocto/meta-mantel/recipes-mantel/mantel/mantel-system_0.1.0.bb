@@ -29,6 +29,9 @@ do_install() {
     install -d ${D}${nonarch_libdir}/repart.d
     install -m 644 ${S}/image/repart/*.conf ${D}${nonarch_libdir}/repart.d/
 
+    # No initial RAM disk that looks for the disk.
+    sed -i 's,/run/mantel-disk/,/dev/disk/by-partlabel/,' ${D}${nonarch_libdir}/mantel/boot-env
+
     units=${D}${systemd_system_unitdir}
     sed -i 's/\bttyS0\b/${MANTEL_CONSOLE}/g' $units/mantel-console.service
     install -D -m 644 ${UNPACKDIR}/mantel-data-plain.conf $units/mantel-system.service.d/data-plain.conf

@@ -1,5 +1,5 @@
-//! The appliance's disk image (F65): what was built, power cuts, disks that are not as they should be, and (`life`, feature
-//! `disk-long`) a whole life.
+//! The appliance's disk image (F65): what was built, power cuts, and (feature `disk-long`) a whole life and disks that are
+//! not as they should be.
 //!
 //! `./mantel test-disk` builds what is booted: version 1.0.0 as a disk image, 1.1.0 and 1.2.0 as bundles (the gateway
 //! of 1.2.0 ends at once), 0.9.0 and 1.3.0 as tiny ones that hold no system. The processor is emulated: a start takes
@@ -13,6 +13,7 @@
 
 #[path = "image/built.rs"]
 mod built;
+#[cfg(feature = "disk-long")]
 #[path = "image/disks.rs"]
 mod disks;
 #[path = "image/files.rs"]

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::agent::Agent;
-use super::guard;
 use super::lan::Lan;
 use super::net::{Home, Place};
 use super::process::{Proc, ProcBuilder};
@@ -31,6 +31,8 @@ const BOOT: Duration = Duration::from_mins(10);
 const COMMAND: Duration = Duration::from_mins(2);
 /// How long QEMU may take to answer a command.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long QEMU may take to end: it writes what it still holds of the disk.
+const END: Duration = Duration::from_mins(5);
 /// How long a snapshot with the memory may take.
 const KEEP: Duration = Duration::from_mins(3);
 /// Where the household's pages are in the guest.
@@ -39,9 +41,11 @@ const PAGES: u16 = 8080;
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 
 /// Starts QEMU anew at each restart of the machine, from the snapshot only the first time, until the file `$1` is there:
-/// OVMF under TCG takes minutes to find a disk in a machine that ran Linux before, seconds in a new one.
+/// OVMF under TCG takes minutes to find a disk in a machine that ran Linux before, seconds in a new one. SIGTERM is a
+/// power cut; this ends when QEMU has, which holds the disk's lock until then.
 const ANEW: &str = r#"stop=$1 once=$2; shift 2
-while [ ! -e "$stop" ]; do setpriv --pdeathsig KILL -- "$@" $once || exit; once=; done"#;
+trap 'kill -KILL $!; wait $!; exit' TERM
+while [ ! -e "$stop" ]; do setpriv --pdeathsig KILL -- "$@" $once & wait $! || exit; once=; done"#;
 
 /// What a machine starts from.
 #[derive(Clone, Debug)]
@@ -369,10 +373,10 @@ impl Guest {
         bail!("QEMU said nothing to {command}")
     }
 
-    /// Cuts the power.
+    /// Cuts the power of a machine with a disk.
     pub async fn cut(self) -> Result<()> {
-        guard::kill_group(self.proc.pid());
-        self.proc.wait_exit(ANSWER).await.map(drop)
+        self.proc.signal(Signal::TERM)?;
+        self.proc.wait_exit(END).await.map(drop)
     }
 
     /// Presses the power button and waits until the machine is off: sound files are whole only then.
@@ -385,8 +389,9 @@ impl Guest {
     /// Ends QEMU orderly, the machine not: its files on the host are closed.
     pub async fn quit(self) -> Result<()> {
         std::fs::write(&self.stop, "").context("it shall not start anew")?;
-        self.command("quit", json!({})).await?;
-        self.proc.wait_exit(ANSWER).await.map(drop)
+        // QEMU may be gone before its answer is here.
+        let _answer = self.command("quit", json!({})).await;
+        self.proc.wait_exit(END).await.map(drop)
     }
 }
 

@@ -39,6 +39,7 @@ impl Knob {
     }
 
     fn with<T>(&self, use_it: impl FnOnce(&Selem<'_>) -> T) -> Option<T> {
+        super::hush();
         let mixer = Mixer::new(&self.card, true).ok()?;
         let element = mixer.find_selem(&SelemId::new(self.control, 0))?;
         Some(use_it(&element))

@@ -23,6 +23,12 @@ pub use speaker::{Levels, MAX_PLAYERS, Speaker, Speakers};
 /// Longest PCM or mixer name taken, in bytes.
 pub const MAX_PCM_NAME_BYTES: usize = 160;
 
+/// Keeps ALSA's library from telling each failure on standard error too, at each try, on this thread: the error that it
+/// returns is what counts.
+fn hush() {
+    let _words = alsa::Output::local_error_handler();
+}
+
 /// One end of a sound card, by the names under which ALSA opens it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SoundPort {

@@ -313,6 +313,7 @@ impl Input {
 
 fn open_pcm(name: &str, direction: Direction) -> Result<PCM, SoundError> {
     let name = std::ffi::CString::new(name).map_err(|_| SoundError::Gone)?;
+    super::hush();
     PCM::open(&name, direction, true).map_err(SoundError::of)
 }
 

@@ -371,7 +371,7 @@ async fn forgets(machine: &Appliance) -> Result<()> {
 
 // ---- The TPM -----------------------------------------------------------------------------------
 
-/// A TPM 2 for the next machine at `place`; it ends with it, its memory stays in `folder`.
+/// A TPM 2 for the next machine at `place`; its memory stays in `folder`.
 async fn tpm(place: &Place, folder: &Path) -> Result<(Proc, Vec<String>)> {
     let (state, socket) = (folder.join("tpm"), folder.join("tpm.sock"));
     std::fs::create_dir_all(&state)?;
@@ -382,6 +382,7 @@ async fn tpm(place: &Place, folder: &Path) -> Result<(Proc, Vec<String>)> {
         .arg(format!("dir={}", text(&state)?))
         .arg("--ctrl")
         .arg(format!("type=unixio,path={}", text(&socket)?))
+        .log(folder.join("tpm.log"))
         .spawn()
         .await?;
     until("the TPM", WORD, async || socket.exists().then_some(())).await?;
@@ -409,7 +410,7 @@ async fn with_a_tpm_the_disk_alone_does_not_open() -> Result<()> {
         let guest = builder.start(home, &folder).await?;
         Ok::<_, anyhow::Error>(Appliance { guest })
     };
-    let (_first_tpm, words) = tpm(home.gateway(), &folder).await?;
+    let (running_tpm, words) = tpm(home.gateway(), &folder).await?;
     let machine = start(&words).await?;
     let belongings = Belongings::bring(&machine).await?;
     machine.wait_good().await?;
@@ -422,6 +423,8 @@ async fn with_a_tpm_the_disk_alone_does_not_open() -> Result<()> {
     ensure!(key == "0", "a key lies on the disk: {key}");
     machine.sh("sync").await?;
     machine.guest.cut().await?;
+    // The program would wait for another machine, and hold the TPM's memory.
+    running_tpm.kill9().await?;
 
     // The disk in a machine without this TPM.
     let machine = start(&[]).await?;

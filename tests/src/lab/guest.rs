@@ -389,8 +389,7 @@ impl Guest {
     /// Ends QEMU orderly, the machine not: its files on the host are closed.
     pub async fn quit(self) -> Result<()> {
         std::fs::write(&self.stop, "").context("it shall not start anew")?;
-        // QEMU may be gone before its answer is here.
-        let _answer = self.command("quit", json!({})).await;
+        self.command("quit", json!({})).await?;
         self.proc.wait_exit(END).await.map(drop)
     }
 }
